@@ -1,0 +1,2 @@
+//! The image format.
+#![forbid(unsafe_code)]

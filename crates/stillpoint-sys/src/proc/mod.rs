@@ -1,0 +1,1 @@
+//! Parsers of `/proc`: bytes in, types out. What is not understood is an error, never dropped.
