@@ -8,9 +8,14 @@
 #![deny(unsafe_code)]
 
 pub mod arch;
+pub mod clone;
 pub mod error;
 pub mod pagemap;
 pub mod proc;
+pub mod vm;
+pub mod task;
+pub mod ptrace;
+pub mod program;
 
 pub use error::{Error, Result};
 

@@ -1,0 +1,536 @@
+//! Syscall programs: everything that must be done inside a task is a list of (number, six arguments, expected
+//! result) records, computed by ordinary code from outside, and run by a loop of a few instructions that goes to
+//! its end at the first record whose result is not as expected.
+//!
+//! A program lives in a *program area* of the task: one page with the loop, then one slot per thread, which
+//! holds records followed by data that records point to. The last record sends the thread a *marker*, a signal
+//! that is pending nowhere and that the tracer swallows. A breakpoint would be simpler, but the kernel forces
+//! its SIGTRAP: it resets the handler of a task that ignores SIGTRAP (kernel/signal.c, force_sig_info_to_task).
+
+use std::borrow::Cow;
+
+use crate::arch::{Registers, program_loop};
+use crate::ptrace::{Event, Running, Stop, Stopped, Until};
+use crate::{Error, Pid, RemoteAddr, Result, vm};
+
+/// One system call of a program. The layout is known to the loop of each architecture.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record {
+    number: u64,
+    arguments: [u64; 6],
+    least: i64,
+    most: i64,
+    result: i64,
+}
+
+const RECORD: usize = 80;
+const _: () = assert!(size_of::<Record>() == RECORD);
+
+/// The page that holds the loop, at the start of a program area.
+pub const CODE_SIZE: u64 = 4096;
+
+/// An argument of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arg {
+    /// A plain number or an address of the task.
+    Value(u64),
+    /// The address of data of the program.
+    Data(Data),
+}
+
+/// Data of a program: where it starts in the slot's data part, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Data(usize);
+
+impl From<u64> for Arg {
+    fn from(value: u64) -> Self {
+        Arg::Value(value)
+    }
+}
+impl From<u32> for Arg {
+    fn from(value: u32) -> Self {
+        Arg::Value(u64::from(value))
+    }
+}
+impl From<i32> for Arg {
+    fn from(value: i32) -> Self {
+        Arg::Value(i64::from(value).cast_unsigned())
+    }
+}
+impl From<i64> for Arg {
+    fn from(value: i64) -> Self {
+        Arg::Value(value.cast_unsigned())
+    }
+}
+impl From<RemoteAddr> for Arg {
+    fn from(value: RemoteAddr) -> Self {
+        Arg::Value(value.0)
+    }
+}
+impl From<Data> for Arg {
+    fn from(value: Data) -> Self {
+        Arg::Data(value)
+    }
+}
+
+/// What a record's result must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// Not an error.
+    Success,
+    /// Exactly this.
+    Exactly(i64),
+    /// Whatever.
+    Anything,
+}
+
+#[derive(Debug, Clone)]
+struct Step {
+    number: i64,
+    arguments: [Arg; 6],
+    expect: Expect,
+    what: Cow<'static, str>,
+}
+
+/// A list of system calls with the data that they point to.
+#[derive(Debug, Clone, Default)]
+pub struct Program {
+    steps: Vec<Step>,
+    data: Vec<u8>,
+}
+
+/// Where a record stands in its program, to find its result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Index(usize);
+
+impl Program {
+    /// An empty program.
+    #[must_use]
+    pub fn new() -> Self {
+        Program::default()
+    }
+
+    /// Adds a call that must not fail. `what` names it in errors, as a gerund.
+    pub fn call<const N: usize>(&mut self, what: impl Into<Cow<'static, str>>, number: i64, args: [Arg; N]) -> Index {
+        self.call_expecting(what, number, args, Expect::Success)
+    }
+
+    /// Adds a call with what is expected of its result.
+    pub fn call_expecting<const N: usize>(
+        &mut self,
+        what: impl Into<Cow<'static, str>>,
+        number: i64,
+        args: [Arg; N],
+        expect: Expect,
+    ) -> Index {
+        const { assert!(N <= 6) }
+        let mut arguments = [Arg::Value(0); 6];
+        for (slot, arg) in arguments.iter_mut().zip(args) {
+            *slot = arg;
+        }
+        self.steps.push(Step { number, arguments, expect, what: what.into() });
+        Index(self.steps.len() - 1)
+    }
+
+    /// Adds data, aligned to 16 bytes.
+    pub fn data(&mut self, bytes: &[u8]) -> Data {
+        self.data.resize(self.data.len().next_multiple_of(16), 0);
+        let at = Data(self.data.len());
+        self.data.extend_from_slice(bytes);
+        at
+    }
+
+    /// Adds a string, terminated.
+    pub fn string(&mut self, bytes: &[u8]) -> Data {
+        let at = self.data(bytes);
+        self.data.push(0);
+        at
+    }
+
+    /// Adds room for a result, zeroed.
+    pub fn room(&mut self, length: usize) -> Data {
+        self.data.resize(self.data.len().next_multiple_of(16), 0);
+        let at = Data(self.data.len());
+        self.data.resize(self.data.len() + length, 0);
+        at
+    }
+
+    /// Whether it has no call.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Number of calls.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// The size that the program needs in a slot: records, end record and data, bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        ((self.steps.len() + 2) * RECORD + self.data.len() + 64) as u64
+    }
+
+    /// What it does, one line a call.
+    pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
+        self.steps.iter().map(|step| {
+            let args: Vec<String> = step
+                .arguments
+                .iter()
+                .map(|arg| match arg {
+                    Arg::Value(value) => format!("{value:#x}"),
+                    Arg::Data(data) => format!("data+{:#x}", data.0),
+                })
+                .collect();
+            format!("{}: syscall {}({})", step.what, step.number, args.join(", "))
+        })
+    }
+
+    fn encode(&self, slot: RemoteAddr, end: &Step) -> Vec<u8> {
+        let records = (self.steps.len() + 2) * RECORD;
+        let data_start = records.next_multiple_of(16);
+        let mut bytes = Vec::with_capacity(data_start + self.data.len());
+        // Should the marker ever return to the loop, the thread waits for the tracer in pause(2).
+        let pause = Step {
+            number: libc::SYS_pause,
+            arguments: [Arg::Value(0); 6],
+            expect: Expect::Exactly(0),
+            what: Cow::Borrowed("waiting"),
+        };
+        for step in self.steps.iter().chain([end, &pause]) {
+            let (least, most) = match step.expect {
+                Expect::Success => (0, i64::MAX),
+                Expect::Exactly(value) => (value, value),
+                Expect::Anything => (i64::MIN, i64::MAX),
+            };
+            bytes.extend_from_slice(&step.number.to_le_bytes());
+            for arg in step.arguments {
+                let value = match arg {
+                    Arg::Value(value) => value,
+                    Arg::Data(data) => slot.0 + (data_start + data.0) as u64,
+                };
+                bytes.extend_from_slice(&value.to_le_bytes());
+            }
+            bytes.extend_from_slice(&least.to_le_bytes());
+            bytes.extend_from_slice(&most.to_le_bytes());
+            bytes.extend_from_slice(&0i64.to_le_bytes());
+        }
+        bytes.resize(data_start, 0);
+        bytes.extend_from_slice(&self.data);
+        bytes
+    }
+}
+
+/// A program area of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProgramArea {
+    /// Where it starts.
+    pub start: RemoteAddr,
+    /// Size of one slot, bytes.
+    pub slot_size: u64,
+    /// Number of slots.
+    pub slots: u32,
+}
+
+impl ProgramArea {
+    /// The whole size, code included.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        CODE_SIZE + self.slot_size * u64::from(self.slots)
+    }
+
+    /// Where it ends.
+    #[must_use]
+    pub fn end(&self) -> RemoteAddr {
+        RemoteAddr(self.start.0 + self.size())
+    }
+
+    /// Where a slot starts.
+    #[must_use]
+    pub fn slot(&self, n: u32) -> RemoteAddr {
+        RemoteAddr(self.start.0 + CODE_SIZE + self.slot_size * u64::from(n))
+    }
+
+    /// Writes the loop into a task's area, which must be writable.
+    ///
+    /// # Errors
+    ///
+    /// EFAULT when the area is not mapped there.
+    pub fn install(&self, pid: Pid) -> Result<()> {
+        vm::write(pid, self.start, program_loop())
+    }
+}
+
+/// Whom a program's end is reported by: the ids that the thread itself sees, and a signal that is pending nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Marker {
+    /// The process id that the thread sees.
+    pub pid: u32,
+    /// The thread id that it sees.
+    pub tid: u32,
+    /// The signal.
+    pub signal: i32,
+}
+
+impl Marker {
+    /// Chooses a signal that is not in `pending` (a mask of signals pending for the thread or its process), by
+    /// preference one that does no harm should the tracer die: in `harmless`, a mask of signals that the process
+    /// ignores, explicitly or by default.
+    #[must_use]
+    pub fn choose(pid: u32, tid: u32, pending: u64, harmless: u64) -> Option<Self> {
+        const USABLE: u64 = !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1) | 1 << (libc::SIGCONT - 1)
+            // A pending stop signal would be discarded by a SIGCONT, a pending SIGCONT by a stop signal.
+            | 1 << (libc::SIGTSTP - 1) | 1 << (libc::SIGTTIN - 1) | 1 << (libc::SIGTTOU - 1));
+        let free = USABLE & !pending;
+        let best = if free & harmless == 0 { free } else { free & harmless };
+        (best != 0).then(|| Marker { pid, tid, signal: best.trailing_zeros().cast_signed() + 1 })
+    }
+
+    /// The mask under which a program runs: everything blocked but the marker.
+    #[must_use]
+    pub fn mask(&self) -> u64 {
+        !(1 << (self.signal - 1))
+    }
+
+    fn step(&self) -> Step {
+        Step {
+            number: libc::SYS_tgkill,
+            arguments: [
+                self.pid.into(),
+                self.tid.into(),
+                self.signal.into(),
+                Arg::Value(0),
+                Arg::Value(0),
+                Arg::Value(0),
+            ],
+            expect: Expect::Anything,
+            what: Cow::Borrowed("reporting the end"),
+        }
+    }
+}
+
+/// A program that is running in a thread.
+#[derive(Debug)]
+#[must_use = "a started program must be waited for"]
+pub struct Started<'p> {
+    program: &'p Program,
+    running: Running,
+    slot: RemoteAddr,
+    marker: Marker,
+}
+
+/// What a finished program left behind.
+#[derive(Debug)]
+pub struct Finished {
+    bytes: Vec<u8>,
+    data_start: usize,
+}
+
+/// Writes a program into a slot and starts the thread on it, with its signal mask set to the marker's. The
+/// thread's own registers and mask must have been saved before.
+///
+/// # Errors
+///
+/// EFAULT when the slot is not there; [`Error::Unexpected`] when the program is larger than a slot.
+pub fn start<'p>(
+    program: &'p Program,
+    thread: Stopped,
+    area: &ProgramArea,
+    slot: u32,
+    marker: Marker,
+) -> Result<Started<'p>> {
+    let tid = thread.tid();
+    if program.size() > area.slot_size || slot >= area.slots {
+        return Err(Error::Unexpected {
+            doing: "starting a program".into(),
+            pid: Some(tid),
+            what: format!("{} bytes do not fit slot {slot} of {} bytes", program.size(), area.slot_size),
+        });
+    }
+    let at = area.slot(slot);
+    vm::write(tid, at, &program.encode(at, &marker.step()))?;
+    let mut registers = thread.registers()?;
+    let last = at.0 + (program.steps.len() * RECORD) as u64;
+    registers.set_program(area.start.0, at.0, last);
+    thread.set_registers(&registers)?;
+    thread.set_signal_mask(marker.mask())?;
+    let running = thread.resume(Until::Stop, 0)?;
+    Ok(Started { program, running, slot: at, marker })
+}
+
+impl Started<'_> {
+    /// The thread's id.
+    #[must_use]
+    pub fn tid(&self) -> Pid {
+        self.running.tid()
+    }
+
+    /// Waits until it has ended. `on_new_task` is told the id of each task that the program makes; those are
+    /// attached to and stop by themselves.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Errno`] with the failing call's name and what the kernel answered; [`Error::Unexpected`] when the
+    /// thread does something else.
+    pub fn finish(self, mut on_new_task: impl FnMut(Pid)) -> Result<(Stopped, Finished)> {
+        let Started { program, mut running, slot, marker } = self;
+        let tid = running.tid();
+        let stopped = loop {
+            let stopped = match running.wait()? {
+                Event::Stopped(stopped) => stopped,
+                Event::Gone(status) => return Err(gone(tid, status)),
+            };
+            match stopped.why() {
+                Stop::Signal(signal) if signal == marker.signal => break stopped,
+                Stop::NewTask => {
+                    on_new_task(stopped.new_task()?);
+                    running = stopped.resume(Until::Stop, 0)?;
+                }
+                Stop::Interrupt => running = stopped.resume(Until::Stop, 0)?,
+                other => {
+                    return Err(Error::Unexpected {
+                        doing: "running a program".into(),
+                        pid: Some(tid),
+                        what: format!("the thread stopped for {other:?} at {:#x}", stopped.registers()?.ip()),
+                    });
+                }
+            }
+        };
+        let registers = stopped.registers()?;
+        if let Some(failed) = registers.failed_record() {
+            return Err(program.failure(tid, slot, failed)?);
+        }
+        let data_start = ((program.steps.len() + 2) * RECORD).next_multiple_of(16);
+        let mut bytes = vec![0; data_start + program.data.len()];
+        vm::read(tid, slot, &mut bytes)?;
+        Ok((stopped, Finished { bytes, data_start }))
+    }
+}
+
+impl Program {
+    fn failure(&self, tid: Pid, slot: RemoteAddr, failed: u64) -> Result<Error> {
+        let index = usize::try_from(failed.saturating_sub(slot.0)).unwrap_or(usize::MAX) / RECORD;
+        let mut result = [0; 8];
+        vm::read(tid, RemoteAddr(failed + 72), &mut result)?;
+        let result = i64::from_le_bytes(result);
+        let what = self.steps.get(index).map_or("a call", |step| step.what.as_ref()).to_owned();
+        Ok(match i32::try_from(-result) {
+            Ok(errno @ 1..=4095) => Error::Errno { doing: what, pid: Some(tid), errno },
+            _ => Error::Unexpected { doing: what, pid: Some(tid), what: format!("the kernel answered {result:#x}") },
+        })
+    }
+}
+
+impl Finished {
+    /// What a call returned.
+    #[must_use]
+    pub fn result(&self, call: Index) -> i64 {
+        let at = call.0 * RECORD + 72;
+        self.bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, i64::from_le_bytes)
+    }
+
+    /// What a call wrote into room of the program; shorter than asked for only past the program's end.
+    #[must_use]
+    pub fn data(&self, room: Data, length: usize) -> &[u8] {
+        let start = self.data_start + room.0;
+        let end = (start + length).min(self.bytes.len());
+        self.bytes.get(start..end).unwrap_or_default()
+    }
+
+    /// A little-endian u64 within room of the program.
+    #[must_use]
+    pub fn word(&self, room: Data, offset: usize) -> u64 {
+        let start = self.data_start + room.0 + offset;
+        self.bytes.get(start..start + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
+    }
+}
+
+/// Makes one system call in a stopped thread, through a `syscall` instruction of its own memory, before a program
+/// area exists or after it is gone. Leaves the thread in a stop of the signal path, from which registers may be
+/// set so that the kernel restarts an interrupted call; its registers are those of the call.
+///
+/// # Errors
+///
+/// What the kernel answered to the call, under the name `what`.
+pub fn single(
+    thread: Stopped,
+    instruction: RemoteAddr,
+    what: &str,
+    number: i64,
+    arguments: [u64; 6],
+) -> Result<(Stopped, i64)> {
+    let tid = thread.tid();
+    let mut registers: Registers = thread.registers()?;
+    registers.set_call(instruction.0, number.cast_unsigned(), arguments);
+    thread.set_registers(&registers)?;
+    thread.set_signal_mask(u64::MAX)?;
+    let entry = expect_syscall_stop(thread.resume(Until::Syscall, 0)?, what)?;
+    let exit = expect_syscall_stop(entry.resume(Until::Syscall, 0)?, what)?;
+    let result = exit.registers()?.result();
+    // A syscall stop is past the place where the kernel looks at restarts: take the thread to a stop before it.
+    exit.interrupt_next()?;
+    let stopped = match exit.resume(Until::Stop, 0)?.wait()? {
+        Event::Stopped(stopped) if stopped.why() == Stop::Interrupt => stopped,
+        Event::Stopped(other) => return Err(unexpected(tid, what, other.why())),
+        Event::Gone(status) => return Err(gone(tid, status)),
+    };
+    match i32::try_from(-result) {
+        Ok(errno @ 1..=4095) => Err(Error::Errno { doing: what.to_owned(), pid: Some(tid), errno }),
+        _ => Ok((stopped, result)),
+    }
+}
+
+fn expect_syscall_stop(running: Running, what: &str) -> Result<Stopped> {
+    let tid = running.tid();
+    match running.wait()? {
+        Event::Stopped(stopped) if stopped.why() == Stop::Syscall => Ok(stopped),
+        // An interrupt that was asked for earlier may come first.
+        Event::Stopped(stopped) if stopped.why() == Stop::Interrupt => {
+            expect_syscall_stop(stopped.resume(Until::Syscall, 0)?, what)
+        }
+        Event::Stopped(other) => Err(unexpected(tid, what, other.why())),
+        Event::Gone(status) => Err(gone(tid, status)),
+    }
+}
+
+fn unexpected(tid: Pid, what: &str, stop: Stop) -> Error {
+    Error::Unexpected { doing: what.to_owned(), pid: Some(tid), what: format!("the thread stopped for {stop:?}") }
+}
+
+/// The error of a thread that ended while it was worked on.
+fn gone(tid: Pid, status: i32) -> Error {
+    let how = if libc::WIFSIGNALED(status) {
+        format!("it was killed by signal {}", libc::WTERMSIG(status))
+    } else {
+        format!("it exited with status {}", libc::WEXITSTATUS(status))
+    };
+    Error::Unexpected { doing: "working on a thread".into(), pid: Some(tid), what: how }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_marker_avoids_pending_signals_and_prefers_harmless_ones() {
+        let urg = 1u64 << (libc::SIGURG - 1);
+        assert_eq!(Marker::choose(1, 1, 0, urg).map(|m| m.signal), Some(libc::SIGURG));
+        assert_eq!(Marker::choose(1, 1, urg, urg).map(|m| m.signal), Some(libc::SIGHUP));
+        assert_eq!(Marker::choose(1, 1, u64::MAX, urg), None);
+    }
+
+    #[test]
+    fn data_is_addressed_behind_the_records() {
+        let mut program = Program::new();
+        let room = program.room(8);
+        program.call("asking", libc::SYS_getpid, [room.into()]);
+        let marker = Marker { pid: 1, tid: 1, signal: libc::SIGURG };
+        let bytes = program.encode(RemoteAddr(0x1000), &marker.step());
+        let first_argument = u64::from_le_bytes(bytes[8..16].try_into().unwrap());
+        assert_eq!(first_argument, 0x1000 + 240);
+        assert!(bytes.len() as u64 <= program.size());
+    }
+}

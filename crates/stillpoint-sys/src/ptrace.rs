@@ -1,0 +1,431 @@
+//! ptrace(2) with its protocol in the types: only a [`Stopped`] task can be asked or changed, and resuming it
+//! consumes it.
+//!
+//! The manual gives three causes for ESRCH: the tracee is dead, it is not stopped, or it is not traced by us.
+//! The types exclude the last two, so ESRCH on a [`Stopped`] means that somebody sent SIGKILL meanwhile.
+//!
+//! All of it is bound to the calling OS thread: the kernel lets only the thread that attached be the tracer.
+//! Tasks are always attached with PTRACE_SEIZE, so an attached task runs on unharmed when its tracer dies.
+
+#![allow(unsafe_code)]
+
+use std::ptr::null_mut;
+
+use crate::arch::Registers;
+use crate::{Error, Pid, RemoteAddr, Result};
+
+const EVENT_STOP: i32 = 128;
+
+/// Options of PTRACE_SEIZE, as bits.
+pub mod options {
+    /// Mark syscall stops so that they cannot be taken for a SIGTRAP.
+    pub const SYSCALL_GOOD: u64 = libc::PTRACE_O_TRACESYSGOOD as u64;
+    /// Attach to everything that the task creates.
+    pub const NEW_TASKS: u64 =
+        (libc::PTRACE_O_TRACEFORK | libc::PTRACE_O_TRACEVFORK | libc::PTRACE_O_TRACECLONE) as u64;
+    /// Report exec as an event and not as a SIGTRAP.
+    pub const EXEC: u64 = libc::PTRACE_O_TRACEEXEC as u64;
+    /// Kill the task when the tracer ends.
+    pub const EXIT_KILL: u64 = libc::PTRACE_O_EXITKILL as u64;
+}
+
+/// Why a task is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// By PTRACE_INTERRUPT, or because it was attached to at birth.
+    Interrupt,
+    /// The thread group is stopped by job control, with this signal.
+    Group(i32),
+    /// A signal is about to be delivered.
+    Signal(i32),
+    /// At the entry to or exit from a system call.
+    Syscall,
+    /// It made a task: fork, vfork or clone.
+    NewTask,
+    /// It executed another program.
+    Exec,
+}
+
+/// What became of a running tracee.
+#[derive(Debug)]
+pub enum Event {
+    /// It stopped.
+    Stopped(Stopped),
+    /// It is gone; the raw wait status says how.
+    Gone(i32),
+}
+
+/// A tracee that runs.
+#[derive(Debug)]
+#[must_use = "a running tracee must be waited for"]
+pub struct Running {
+    tid: Pid,
+}
+
+/// A tracee that is stopped. Dropping it leaves it stopped until this process ends.
+#[derive(Debug)]
+pub struct Stopped {
+    tid: Pid,
+    why: Stop,
+}
+
+/// How a stopped task goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Until something stops it.
+    Stop,
+    /// Until the next system call's entry or exit.
+    Syscall,
+}
+
+/// Attaches to a thread without stopping it: PTRACE_SEIZE.
+///
+/// # Errors
+///
+/// EPERM when it is traced already or not ours to trace; ESRCH when it is gone.
+pub fn seize(tid: Pid, options: u64) -> Result<Running> {
+    raw(libc::PTRACE_SEIZE, tid, 0, options, "attaching")?;
+    Ok(Running { tid })
+}
+
+impl Running {
+    /// Its thread id.
+    #[must_use]
+    pub fn tid(&self) -> Pid {
+        self.tid
+    }
+
+    /// A tracee that was attached to at birth, when its creator's event named it.
+    pub fn born(tid: Pid) -> Self {
+        Running { tid }
+    }
+
+    /// Asks it to stop: PTRACE_INTERRUPT.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH when it is gone.
+    pub fn interrupt(&self) -> Result<()> {
+        raw(libc::PTRACE_INTERRUPT, self.tid, 0, 0, "stopping").map(drop)
+    }
+
+    /// Waits until it stops or is gone.
+    ///
+    /// # Errors
+    ///
+    /// ECHILD when it is not our tracee any more.
+    pub fn wait(self) -> Result<Event> {
+        match wait(self.tid, 0)? {
+            Some(event) => Ok(event),
+            None => Err(Error::Unexpected {
+                doing: "waiting for a traced thread".into(),
+                pid: Some(self.tid),
+                what: "the kernel reported neither a stop nor an end".into(),
+            }),
+        }
+    }
+
+    /// Looks whether it has stopped or is gone; gives it back when it still runs.
+    ///
+    /// # Errors
+    ///
+    /// ECHILD when it is not our tracee any more.
+    pub fn poll(self) -> Result<std::result::Result<Event, Running>> {
+        let tid = self.tid;
+        Ok(wait(tid, libc::WNOHANG)?.ok_or(Running { tid }))
+    }
+}
+
+fn wait(tid: Pid, flags: i32) -> Result<Option<Event>> {
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` outlives the call.
+        let got = unsafe { libc::waitpid(signed(tid), &raw mut status, libc::__WALL | flags) };
+        if got == 0 {
+            return Ok(None);
+        }
+        if got > 0 {
+            break;
+        }
+        let error = Error::last("waiting for a traced thread", Some(tid));
+        if error.errno() != Some(libc::EINTR) {
+            return Err(error);
+        }
+    }
+    if !libc::WIFSTOPPED(status) {
+        return Ok(Some(Event::Gone(status)));
+    }
+    let signal = libc::WSTOPSIG(status);
+    let why = match status >> 16 {
+        EVENT_STOP if signal == libc::SIGTRAP => Stop::Interrupt,
+        EVENT_STOP => Stop::Group(signal),
+        libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE => Stop::NewTask,
+        libc::PTRACE_EVENT_EXEC => Stop::Exec,
+        0 if signal == libc::SIGTRAP | 0x80 => Stop::Syscall,
+        0 => Stop::Signal(signal),
+        other => {
+            return Err(Error::Unexpected {
+                doing: "waiting for a traced thread".into(),
+                pid: Some(tid),
+                what: format!("ptrace event {other}, which was not asked for"),
+            });
+        }
+    };
+    Ok(Some(Event::Stopped(Stopped { tid, why })))
+}
+
+impl Stopped {
+    /// Its thread id.
+    #[must_use]
+    pub fn tid(&self) -> Pid {
+        self.tid
+    }
+
+    /// Why it is stopped.
+    #[must_use]
+    pub fn why(&self) -> Stop {
+        self.why
+    }
+
+    /// Lets it go on, delivering `signal` (0: none) when it is in a signal stop.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH when it was killed meanwhile.
+    pub fn resume(self, until: Until, signal: i32) -> Result<Running> {
+        let request = match until {
+            Until::Stop => libc::PTRACE_CONT,
+            Until::Syscall => libc::PTRACE_SYSCALL,
+        };
+        raw(request, self.tid, 0, u64::from(signal.unsigned_abs()), "resuming")?;
+        Ok(Running { tid: self.tid })
+    }
+
+    /// Asks for a stop to come as soon as it is resumed.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH when it was killed meanwhile.
+    pub fn interrupt_next(&self) -> Result<()> {
+        raw(libc::PTRACE_INTERRUPT, self.tid, 0, 0, "stopping").map(drop)
+    }
+
+    /// Stops tracing it, delivering `signal` (0: none), and lets it run.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH when it was killed meanwhile.
+    pub fn detach(self, signal: i32) -> Result<()> {
+        raw(libc::PTRACE_DETACH, self.tid, 0, u64::from(signal.unsigned_abs()), "detaching").map(drop)
+    }
+
+    /// Replaces the options that it was seized with.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH when it was killed meanwhile.
+    pub fn set_options(&self, options: u64) -> Result<()> {
+        raw(libc::PTRACE_SETOPTIONS, self.tid, 0, options, "setting trace options of").map(drop)
+    }
+
+    /// The id of the task that it has just made, in a [`Stop::NewTask`].
+    ///
+    /// # Errors
+    ///
+    /// ESRCH when it was killed meanwhile.
+    pub fn new_task(&self) -> Result<Pid> {
+        let mut message = 0u64;
+        raw(libc::PTRACE_GETEVENTMSG, self.tid, 0, (&raw mut message) as u64, "reading the event of")?;
+        Pid::try_from(message).map_err(|_| Error::parse("reading a trace event", "a pid beyond 32 bits").of(self.tid))
+    }
+
+    /// General purpose registers.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH when it was killed meanwhile.
+    pub fn registers(&self) -> Result<Registers> {
+        let mut registers = Registers::default();
+        let got = self.get_set(libc::NT_PRSTATUS, registers.as_bytes_mut(), "reading registers of")?;
+        if got != size_of::<Registers>() {
+            // A 32-bit task has a shorter set.
+            return Err(Error::Unexpected {
+                doing: "reading registers".into(),
+                pid: Some(self.tid),
+                what: format!("a register set of {got} bytes; it is not a 64-bit task"),
+            });
+        }
+        Ok(registers)
+    }
+
+    /// Sets the general purpose registers.
+    ///
+    /// # Errors
+    ///
+    /// EIO when a segment or flag is not allowed.
+    pub fn set_registers(&self, registers: &Registers) -> Result<()> {
+        let mut copy = *registers;
+        self.set_set(libc::NT_PRSTATUS, copy.as_bytes_mut(), "setting registers of")
+    }
+
+    /// The extended state (NT_X86_XSTATE, or its counterpart).
+    ///
+    /// # Errors
+    ///
+    /// ESRCH when it was killed meanwhile.
+    pub fn extended(&self) -> Result<Vec<u8>> {
+        // AMX tiles are 8 KiB; 64 KiB leaves room for components to come.
+        let mut buffer = vec![0; 64 << 10];
+        let got = self.get_set(crate::arch::EXTENDED_STATE_NOTE, &mut buffer, "reading extended registers of")?;
+        buffer.truncate(got);
+        buffer.shrink_to_fit();
+        Ok(buffer)
+    }
+
+    /// Sets the extended state.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL when it holds components that this CPU lacks.
+    pub fn set_extended(&self, state: &[u8]) -> Result<()> {
+        let mut copy = state.to_vec();
+        self.set_set(crate::arch::EXTENDED_STATE_NOTE, &mut copy, "setting extended registers of")
+    }
+
+    /// The signal mask. Inside sigsuspend(2), ppoll(2) and the like it is the one to return to.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH when it was killed meanwhile.
+    pub fn signal_mask(&self) -> Result<u64> {
+        let mut mask = 0u64;
+        raw(libc::PTRACE_GETSIGMASK, self.tid, 8, (&raw mut mask) as u64, "reading the signal mask of")?;
+        Ok(mask)
+    }
+
+    /// Sets the signal mask.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH when it was killed meanwhile.
+    pub fn set_signal_mask(&self, mask: u64) -> Result<()> {
+        let mask = mask;
+        raw(libc::PTRACE_SETSIGMASK, self.tid, 8, (&raw const mask) as u64, "setting the signal mask of").map(drop)
+    }
+
+    /// Pending signals with their siginfo, those of the thread or those of the whole group, in order.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH when it was killed meanwhile.
+    pub fn pending(&self, shared: bool) -> Result<Vec<[u8; 128]>> {
+        let mut all = Vec::new();
+        loop {
+            let mut batch = [[0u8; 128]; 32];
+            let args = PeekSigInfo { off: all.len() as u64, flags: u32::from(shared), nr: 32 };
+            let got = raw(
+                libc::PTRACE_PEEKSIGINFO,
+                self.tid,
+                (&raw const args) as u64,
+                (&raw mut batch) as u64,
+                "reading pending signals of",
+            )?;
+            let got = usize::try_from(got).unwrap_or(0).min(batch.len());
+            all.extend_from_slice(batch.get(..got).unwrap_or_default());
+            if got < batch.len() {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// The registered restartable-sequence area: pointer, length, signature, flags; none when not registered.
+    /// PTRACE_GET_RSEQ_CONFIGURATION, Linux 5.13.
+    ///
+    /// # Errors
+    ///
+    /// EIO on older kernels.
+    pub fn rseq(&self) -> Result<Option<Rseq>> {
+        let mut config = Rseq::default();
+        raw(0x420f, self.tid, size_of::<Rseq>() as u64, (&raw mut config) as u64, "reading the rseq area of")?;
+        Ok((config.pointer != 0).then_some(config))
+    }
+
+    /// Whether syscall user dispatch is on: PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, Linux 6.4.
+    ///
+    /// # Errors
+    ///
+    /// EIO on older kernels.
+    pub fn syscall_user_dispatch(&self) -> Result<bool> {
+        let mut config = [0u64; 4];
+        raw(0x4211, self.tid, 32, (&raw mut config) as u64, "reading syscall user dispatch of")?;
+        Ok(config[0] != 0)
+    }
+
+    fn get_set(&self, note: i32, buffer: &mut [u8], doing: &str) -> Result<usize> {
+        let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+        raw(libc::PTRACE_GETREGSET, self.tid, note_number(note), (&raw mut iov) as u64, doing)?;
+        Ok(iov.iov_len)
+    }
+
+    fn set_set(&self, note: i32, buffer: &mut [u8], doing: &str) -> Result<()> {
+        let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+        raw(libc::PTRACE_SETREGSET, self.tid, note_number(note), (&raw mut iov) as u64, doing)?;
+        Ok(())
+    }
+}
+
+/// `struct ptrace_peeksiginfo_args`.
+#[repr(C)]
+struct PeekSigInfo {
+    off: u64,
+    flags: u32,
+    nr: i32,
+}
+
+/// `struct ptrace_rseq_configuration`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rseq {
+    /// Address of the area.
+    pub pointer: u64,
+    /// Its registered length.
+    pub size: u32,
+    /// The signature that precedes abort handlers.
+    pub signature: u32,
+    /// Flags of the registration.
+    pub flags: u32,
+    /// Padding.
+    pub pad: u32,
+}
+
+const _: () = assert!(size_of::<Rseq>() == 24 && size_of::<PeekSigInfo>() == 16);
+
+impl Rseq {
+    /// The address of the area.
+    #[must_use]
+    pub fn address(&self) -> RemoteAddr {
+        RemoteAddr(self.pointer)
+    }
+}
+
+fn raw(request: libc::c_uint, tid: Pid, addr: u64, data: u64, doing: &str) -> Result<i64> {
+    // SAFETY: callers pass either plain numbers or the address of a local of the size that the request writes,
+    // which outlives the call.
+    let got = unsafe {
+        libc::ptrace(
+            request,
+            signed(tid),
+            null_mut::<u8>().wrapping_add(usize::try_from(addr).unwrap_or(0)),
+            null_mut::<u8>().wrapping_add(usize::try_from(data).unwrap_or(0)),
+        )
+    };
+    if got == -1 { Err(Error::last(format!("{doing} thread {tid}"), Some(tid))) } else { Ok(got) }
+}
+
+fn signed(tid: Pid) -> i32 {
+    i32::try_from(tid).unwrap_or(-1)
+}
+
+fn note_number(note: i32) -> u64 {
+    u64::from(note.unsigned_abs())
+}
