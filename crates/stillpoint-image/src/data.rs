@@ -260,6 +260,7 @@ mod tests {
             assert_eq!(frame.into_buffer().unwrap().capacity(), 4096);
         }
         let frame = encode_data(1, &[run(0, 4096)], raw, Compression::Lz4).unwrap();
-        assert_eq!(frame.into_buffer().unwrap().as_ptr(), at);
+        let buffer = frame.into_buffer().unwrap();
+        assert_eq!(buffer.as_ptr(), at);
     }
 }

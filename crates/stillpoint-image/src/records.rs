@@ -421,8 +421,10 @@ pub struct Task {
     /// 0 for the root
     #[prost(uint32, tag = "2")]
     pub parent: u32,
+    /// 0: led from outside the tree, see Foreign
     #[prost(uint32, tag = "3")]
     pub process_group: u32,
+    /// 0: led from outside the tree
     #[prost(uint32, tag = "4")]
     pub session: u32,
     #[prost(bool, tag = "5")]
