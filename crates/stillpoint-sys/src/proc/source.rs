@@ -1,0 +1,58 @@
+//! Whole files of `/proc`, read through one buffer per thread.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+
+use crate::{Error, Pid, Result};
+
+/// The room offered to one read(2). seq_file hands out about a page at a time whatever is offered, other files
+/// as much as fits.
+const STEP: usize = 64 * 1024;
+
+/// A buffer that grew beyond this is given back to the allocator after use.
+const KEEP: usize = 4 * 1024 * 1024;
+
+thread_local! {
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Reads a file to its end and parses it; errors carry the task.
+pub(super) fn parse<T>(
+    doing: &str,
+    pid: Pid,
+    path: &str,
+    parse: impl FnOnce(&[u8]) -> Result<T>,
+) -> Result<T> {
+    parse_system(doing, path, parse).map_err(|e| e.of(pid))
+}
+
+/// Like [`parse`], for a file that belongs to no task.
+pub(super) fn parse_system<T>(doing: &str, path: &str, parse: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
+    // Taken out of the cell, so that a parser that reads another file finds an empty buffer, not a borrowed one.
+    let mut buffer = BUFFER.take();
+    let result = fill(path, &mut buffer)
+        .map_err(|e| Error::io(format!("{doing} ({path})"), None, &e))
+        .and_then(|filled| parse(&buffer[..filled]));
+    if buffer.len() <= KEEP {
+        BUFFER.set(buffer);
+    }
+    result
+}
+
+/// Reads to the end; the vector's length is the room, the result how much of it is filled.
+fn fill(path: &str, buffer: &mut Vec<u8>) -> std::io::Result<usize> {
+    let mut file = File::open(path)?;
+    let mut filled = 0;
+    loop {
+        if buffer.len() - filled < STEP / 2 {
+            buffer.resize((filled + STEP).max(buffer.len() * 2), 0);
+        }
+        match file.read(&mut buffer[filled..]) {
+            Ok(0) => return Ok(filled),
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
