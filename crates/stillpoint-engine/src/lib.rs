@@ -10,6 +10,7 @@
 pub mod checkpoint;
 pub mod error;
 pub mod freeze;
+pub mod inspect;
 pub mod kind;
 pub mod memory;
 pub mod options;
