@@ -182,3 +182,25 @@ fn man_pages_and_completions_are_generated() {
         assert!(stdout(&output).contains("leave-running"), "{shell}");
     }
 }
+
+/// What the demo saves is itself right: it counts without gaps and ends when told to.
+#[test]
+fn the_workload_of_the_demo_counts() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let mut workload = command()
+        .arg("demo-workload")
+        .arg(directory.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("start stillpoint");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    std::fs::write(directory.path().join("stop"), b"").expect("write");
+    assert_eq!(workload.wait().expect("wait").code(), Some(7));
+    for name in ["parent-1", "parent-2", "child-1", "child-2"] {
+        let text = std::fs::read_to_string(directory.path().join(name)).expect(name);
+        let counts: Vec<usize> = text.lines().map(|line| line.parse().expect("a number")).collect();
+        assert!(counts.iter().copied().eq(1..=counts.len()), "{name}: {text}");
+    }
+}

@@ -13,12 +13,26 @@ use super::workload::COUNTERS;
 pub(super) struct Counts([u64; COUNTERS.len()]);
 
 impl Counts {
-    pub(super) fn read(directory: &Path) -> Result<Counts> {
+    /// While the threads count. A line that crosses a page can be seen half written, so an unfinished one does not
+    /// count yet.
+    pub(super) fn of_running(directory: &Path) -> Result<Counts> {
+        Counts::read(directory, |text| {
+            let whole = text.iter().rposition(|&b| b == b'\n').map_or(0, |newline| newline + 1);
+            unbroken(&text[..whole])
+        })
+    }
+
+    /// Once they are gone: nothing may be unfinished.
+    pub(super) fn of_stopped(directory: &Path) -> Result<Counts> {
+        Counts::read(directory, unbroken)
+    }
+
+    fn read(directory: &Path, judge: impl Fn(&[u8]) -> Option<u64>) -> Result<Counts> {
         let mut counts = [0; COUNTERS.len()];
         for (count, name) in counts.iter_mut().zip(COUNTERS) {
             // A thread that has not begun has no file yet.
             let text = fs::read(directory.join(name)).unwrap_or_default();
-            *count = unbroken(&text).ok_or_else(|| {
+            *count = judge(&text).ok_or_else(|| {
                 Error::new(Code::Failed, "checking the demo's counts")
                     .object(name)
                     .cause("a count is missing or double")

@@ -66,12 +66,12 @@ fn show() -> Result<()> {
     ));
     pause(WHILE, &interrupt)?;
     let before = demo.counted_past(first, &interrupt)?;
-    say(&format!("counting  its threads have come to {}", demo.counts()?));
+    say(&format!("counting  its threads have come to {}", Counts::of_running(directory)?));
 
     let image = directory.join("demo.sp");
     let saved = save(pid, &image, &interrupt)?;
     reap()?;
-    let gone = demo.counts()?;
+    let gone = Counts::of_stopped(directory)?;
     say(&format!(
         "saved     {}, {} to {}, frozen for {}; ended at {gone}",
         text::population(saved.tasks, saved.threads),
@@ -82,7 +82,7 @@ fn show() -> Result<()> {
     say(&format!("the image {}", summary(&image, &interrupt)?));
 
     pause(WHILE, &interrupt)?;
-    if demo.counts()? != gone {
+    if Counts::of_stopped(directory)? != gone {
         return Err(wrong("the counts moved while the program was gone"));
     }
     let restored = bring_back(&image, &interrupt)?;
@@ -99,7 +99,7 @@ fn show() -> Result<()> {
     let status = restored.wait()?;
     let status = std::os::unix::process::ExitStatusExt::from_raw(status);
     ended_as_it_should(status)?;
-    let last = demo.counts()?;
+    let last = Counts::of_stopped(directory)?;
     say(&format!(
         "checked   {last}: every number is in the files once, in order; exit status {}",
         workload::STATUS
@@ -128,15 +128,11 @@ impl Running<'_> {
         Ok(child.id())
     }
 
-    fn counts(&self) -> Result<Counts> {
-        Counts::read(self.directory)
-    }
-
     /// Waits until every thread has counted past `mark`; the lowest count then.
     fn counted_past(&self, mark: u64, interrupt: &Interrupt) -> Result<u64> {
         let began = Instant::now();
         while began.elapsed() < PATIENCE {
-            let lowest = self.counts()?.lowest();
+            let lowest = Counts::of_running(self.directory)?.lowest();
             if lowest > mark {
                 return Ok(lowest);
             }
