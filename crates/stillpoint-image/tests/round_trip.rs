@@ -1,4 +1,5 @@
 //! Whatever is written comes back, from memory and from a file, in any compression, with one thread or two.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 use std::ops::ControlFlow;
 

@@ -1,4 +1,5 @@
 //! What the writer refuses, and what it does when its sink fails.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 

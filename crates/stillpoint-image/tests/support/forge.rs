@@ -49,12 +49,17 @@ impl Frame {
 
 /// The frames of a sound image, with its index and trailer.
 pub(crate) fn dismantle(image: &[u8]) -> Vec<Frame> {
+    try_dismantle(image).unwrap()
+}
+
+/// The frames of an image whose frame headers, at least, are sound.
+pub(crate) fn try_dismantle(image: &[u8]) -> Option<Vec<Frame>> {
     let mut frames = Vec::new();
-    let mut rest = &image[PREAMBLE_LENGTH..];
+    let mut rest = image.get(PREAMBLE_LENGTH..)?;
     while !rest.is_empty() {
-        let (header, after) = rest.split_first_chunk().unwrap();
-        let header = FrameHeader::from_bytes(header).unwrap();
-        let (payload, after) = after.split_at(header.length as usize);
+        let (header, after) = rest.split_first_chunk()?;
+        let header = FrameHeader::from_bytes(header)?;
+        let (payload, after) = after.split_at_checked(header.length as usize)?;
         frames.push(Frame {
             kind: header.kind,
             version: header.version,
@@ -63,7 +68,7 @@ pub(crate) fn dismantle(image: &[u8]) -> Vec<Frame> {
         });
         rest = after;
     }
-    frames
+    Some(frames)
 }
 
 /// The frames of a sound image, without its index and trailer.
