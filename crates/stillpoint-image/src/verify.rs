@@ -22,9 +22,13 @@ use crate::writer::Sealed;
 /// A payload buffer grows as its bytes arrive, from this size on, so that a length alone allocates nothing.
 const FIRST_READ: usize = 64 << 10;
 
+/// What a record costs, at most, in sets and tables that know it by its id.
+const LOOKUP: usize = 64;
+
 /// How an image is verified.
 pub struct VerifyOptions<'a> {
     /// Most bytes of memory that the records of the image may occupy; data is not held in memory, only where it is.
+    /// Lists that grow may for a moment take up to three times that, and decoding a record some 200 MiB more.
     pub memory_limit: u64,
     /// Also decompress every chunk, instead of finding out on [`VerifiedImage::read_data`] that one does not unpack.
     /// Only an image that was made to deceive passes all other checks and fails this one.
@@ -244,7 +248,7 @@ impl<'a, 'scope, 'env, S: ReadAt> Pass<'a, 'scope, 'env, S> {
             FrameType::Object => {
                 let record: Object = self.decode(kind, payload)?;
                 self.admit(|grammar| grammar.object(&record))?;
-                self.charge((size_of::<Object>() + 2 * size_of::<usize>() + payload.len()) as u64)?;
+                self.charge((size_of::<Object>() + LOOKUP + payload.len()) as u64)?;
                 self.objects.push(record);
             }
             FrameType::Task => {
@@ -278,7 +282,7 @@ impl<'a, 'scope, 'env, S: ReadAt> Pass<'a, 'scope, 'env, S> {
         let (record, front) = parse_payload(payload, encoding)
             .map_err(|error| Fault::from(Inconsistency::Chunk(error)).at(self.place()))?;
         self.admit(|grammar| grammar.data(record.object))?;
-        let memory = size_of::<DataFrame>() + size_of::<usize>() + size_of_val(record.runs.as_slice());
+        let memory = size_of::<DataFrame>() + LOOKUP + size_of_val(record.runs.as_slice());
         self.charge(memory as u64)?;
         let (front_bytes, body) = payload.split_at_checked(front).unwrap_or_default();
         let frame = DataFrame {
@@ -391,13 +395,13 @@ fn task_memory(task: &Task, encoded: usize) -> u64 {
     let nested = size_of_val(task.interval_timers.as_slice())
         + size_of_val(task.limits.as_slice())
         + size_of_val(task.pending.as_slice());
-    (size_of::<SavedTask>() + nested + encoded) as u64
+    (size_of::<SavedTask>() + LOOKUP + nested + encoded) as u64
 }
 
 /// What a decoded thread occupies, at most: ids take one byte or more in the file and four in memory.
 fn thread_memory(thread: &Thread, encoded: usize) -> u64 {
     let nested = size_of_val(thread.pending.as_slice());
-    (size_of::<Thread>() + nested + 4 * encoded) as u64
+    (size_of::<Thread>() + LOOKUP + nested + 4 * encoded) as u64
 }
 
 /// A payload in a buffer that is used again.
