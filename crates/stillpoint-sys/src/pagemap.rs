@@ -693,6 +693,79 @@ mod tests {
     }
 
     #[test]
+    fn all_of_a_huge_page_counts() {
+        // 2 MiB, aligned, in one entry of the page table where the kernel grants it.
+        let memory = Memory::of(1024, -1, libc::MAP_ANONYMOUS);
+        memory.advise(0, 1024, libc::MADV_HUGEPAGE);
+        let start = memory.range().start;
+        memory.write(usize::try_from((start.next_multiple_of(2 << 20) - start) / 4096).unwrap(), 1);
+        let found: Vec<_> = maps().iter().map(|map| map.private_pages(memory.range()).unwrap()).collect();
+        assert!(found.iter().all(|regions| *regions == found[0] && regions.len() == 1), "{found:?}");
+    }
+
+    #[test]
+    fn rounds_of_tracking_give_what_was_written() {
+        let memory = Memory::new(64);
+        for page in [2, 5, 6] {
+            memory.write(page, 1);
+        }
+        let Some(_userfaultfd) = track(memory.range()) else { return };
+        let map = PageMap::open(std::process::id()).unwrap();
+        let first = map.take_written(memory.range()).unwrap();
+        let contains =
+            |page: u64| memory.pages(&first).iter().any(|(start, end)| (*start..*end).contains(&page));
+        assert!([2, 5, 6].into_iter().all(contains), "{first:?}");
+        assert_eq!(map.take_written(memory.range()).unwrap(), []);
+        memory.write(5, 2);
+        memory.write(40, 0);
+        memory.read(2);
+        assert_eq!(memory.pages(&map.take_written(memory.range()).unwrap()), [(5, 6), (40, 41)]);
+        assert_eq!(map.take_written(memory.range()).unwrap(), []);
+        // Protection adds markers for pages that were never touched: too many pages are named, never too few.
+        let saved = memory.pages(&map.private_pages(memory.range()).unwrap());
+        for page in [2, 5, 6, 40] {
+            assert!(saved.iter().any(|(start, end)| (*start..*end).contains(&page)), "{saved:?}");
+        }
+    }
+
+    /// Registers memory of this process for asynchronous write protection; none where that is not allowed.
+    fn track(range: Range<u64>) -> Option<std::os::fd::OwnedFd> {
+        use std::os::fd::FromRawFd;
+        const UFFD_USER_MODE_ONLY: i32 = 1;
+        const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
+        const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
+        const WP_UNPOPULATED: u64 = 1 << 13;
+        const WP_ASYNC: u64 = 1 << 15;
+        // SAFETY: takes an integer.
+        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, UFFD_USER_MODE_ONLY | libc::O_CLOEXEC) };
+        let fd = i32::try_from(fd).unwrap();
+        if fd < 0 {
+            return None;
+        }
+        // SAFETY: just opened, and owned by nobody else.
+        let owned = unsafe { std::os::fd::OwnedFd::from_raw_fd(fd) };
+        let mut api = [0xaa_u64, WP_UNPOPULATED | WP_ASYNC, 0];
+        // SAFETY: struct uffdio_api has three words.
+        let done = unsafe { libc::ioctl(fd, UFFDIO_API, api.as_mut_ptr()) };
+        if done != 0 {
+            return None;
+        }
+        let mut register = [range.start, range.end - range.start, 2, 0];
+        // SAFETY: struct uffdio_register has four words; the mode (write protection) reads and writes nothing.
+        let done = unsafe { libc::ioctl(fd, UFFDIO_REGISTER, register.as_mut_ptr()) };
+        assert_eq!(done, 0);
+        Some(owned)
+    }
+
+    #[test]
+    fn tracking_without_registration_is_refused() {
+        let memory = Memory::new(4);
+        for map in maps() {
+            assert!(map.take_written(memory.range()).is_err());
+        }
+    }
+
+    #[test]
     fn what_a_method_does_not_know_is_refused() {
         let memory = Memory::new(4);
         let [entries] = &maps()[maps().len() - 1..] else { panic!() };

@@ -9,6 +9,9 @@ use stillpoint_sys::proc::{PARSERS, fuzz_one, maps, mountinfo, stat, status};
 
 const STATUS: &[u8] = include_bytes!("../src/proc/testdata/status-6.18");
 
+/// Numbers, separators and keys.
+const LIKELY: &str = "([0-9a-f]{1,20}|[-:/() \\\\\n\t]|kB|[A-Z][a-z]+:){0,60}\n";
+
 /// Where the kernel puts a name: `seq_setwidth` in `show_vma_header_prefix`.
 fn maps_line(name: &[u8]) -> Vec<u8> {
     let prefix = "7f0000000000-7f0000001000 rw-p 00000000 fe:00 77 ";
@@ -26,7 +29,7 @@ proptest! {
     }
 
     #[test]
-    fn proc_any_likely_text_is_no_panic(selector in 0..PARSERS.len(), text in "([0-9a-f]{1,20}|[-:/() \\\\\n\t]|kB|[A-Z][a-z]+:){0,60}\n") {
+    fn proc_any_likely_text_is_no_panic(selector in 0..PARSERS.len(), text in LIKELY) {
         let _ = fuzz_one(u8::try_from(selector).unwrap(), text.as_bytes());
     }
 
@@ -40,7 +43,8 @@ proptest! {
 
     #[test]
     fn proc_stat_gives_any_comm(comm in vec(any::<u8>(), 0..16)) {
-        let tail = b") S 1 2 3 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 1 1 1 1 1 1 1 1 1 0 0 0 0 0 0 0 17 0 0 0 0 0 0 1 1 1 1 1 1 1 0\n";
+        let tail = b") S 1 2 3 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 1 1 1 1 1 1 1 1 1 0 0 0 0 0 0 0 17 0 0 0 0 0 0 \
+            1 1 1 1 1 1 1 0\n";
         let text = [b"77 (", &comm[..], tail].concat();
         prop_assert_eq!(stat::parse(&text).unwrap().comm, comm);
     }
@@ -58,7 +62,8 @@ proptest! {
         // A backslash is not escaped: a name that holds the escape itself cannot be told from one with a newline.
         prop_assume!(!name.windows(4).any(|w| w == b"\\012"));
         let escaped = replace(&name, b'\n', b"\\012");
-        prop_assume!(escaped.windows(4).filter(|w| w == b"\\012").count() == name.iter().filter(|b| **b == b'\n').count());
+        let escapes = escaped.windows(4).filter(|w| w == b"\\012").count();
+        prop_assume!(escapes == name.iter().filter(|b| **b == b'\n').count());
         prop_assert_eq!(&maps::parse(&maps_line(&escaped)).unwrap()[0].name, &name);
     }
 

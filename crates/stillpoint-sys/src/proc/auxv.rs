@@ -25,12 +25,12 @@ impl Auxv {
     }
 }
 
-/// Reads `/proc/PID/auxv`. Empty for a task without an address space.
+/// Reads `/proc/PID/auxv`. Empty for a task without an address space, on kernels that do not answer ESRCH.
 ///
 /// # Errors
 ///
-/// EACCES without ptrace access, ENOENT or ESRCH when the task is gone, and bytes that are not understood, such
-/// as the vector of a 32-bit task.
+/// EACCES without ptrace access, ENOENT or ESRCH when the task or its address space is gone, and bytes that are not
+/// understood, such as the vector of a 32-bit task.
 pub fn read(pid: Pid) -> Result<Auxv> {
     source::parse(TEXT.0, pid, &format!("/proc/{pid}/auxv"), parse)
 }

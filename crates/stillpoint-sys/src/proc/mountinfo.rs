@@ -38,7 +38,7 @@ pub struct Mount {
 ///
 /// # Errors
 ///
-/// EACCES without ptrace access, EINVAL for a zombie, ENOENT or ESRCH when the task is gone, and a text that is
+/// EINVAL for a zombie, ENOENT or ESRCH when the task is gone, and a text that is
 /// not understood.
 pub fn read(pid: Pid) -> Result<Vec<Mount>> {
     source::parse(TEXT.0, pid, &format!("/proc/{pid}/mountinfo"), parse)

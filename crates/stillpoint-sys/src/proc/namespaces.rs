@@ -18,7 +18,8 @@ const TEXT: Text = Text("reading a task's namespaces");
 pub struct Namespace {
     /// The entry: `net`, `pid`, `pid_for_children`, ...
     pub name: Vec<u8>,
-    /// The inode number. None for `pid_for_children` after unshare(CLONE_NEWPID), until its first process is born.
+    /// The inode number. None for `pid_for_children` after unshare(CLONE_NEWPID), until its first process is born,
+    /// and for what a zombie has left.
     pub inode: Option<u64>,
 }
 
@@ -58,9 +59,7 @@ pub fn read(pid: Pid) -> Result<Namespaces> {
         let text = std::str::from_utf8(&name).map_err(|_| TEXT.bad("a name", &name).of(pid))?;
         let inode = match link::ns(pid, text) {
             Ok(link) => Some(parse(&link).map_err(|e| e.of(pid))?.1),
-            Err(e) if gone(&e) && name.ends_with(b"_for_children") && fs::metadata(&directory).is_ok() => {
-                None
-            }
+            Err(e) if gone(&e) && fs::metadata(&directory).is_ok() => None,
             Err(e) => return Err(e),
         };
         namespaces.push(Namespace { name, inode });

@@ -96,8 +96,8 @@ pub mod timerslack {
     ///
     /// # Errors
     ///
-    /// EPERM without CAP_SYS_NICE in the initial user namespace for a thread that is not the caller: also for the caller's own other tasks.
-    /// ENOENT or ESRCH when the thread is gone.
+    /// EPERM for any thread but the caller, also of the same user, without CAP_SYS_NICE; ENOENT or ESRCH when the
+    /// thread is gone. PR_GET_TIMERSLACK in the thread itself needs nothing.
     pub fn read(tid: Pid) -> Result<u64> {
         source::parse(TEXT.0, tid, &format!("/proc/{tid}/timerslack_ns"), parse)
     }

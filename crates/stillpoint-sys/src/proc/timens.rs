@@ -17,17 +17,17 @@ pub struct Offsets {
     pub boottime: i128,
 }
 
-/// Reads `/proc/PID/timens_offsets`; none where the kernel has no time namespaces.
+/// Reads `/proc/PID/timens_offsets`; none where the kernel has no time namespaces, and for a zombie.
 ///
 /// Which namespace it speaks of: `time_for_children` of the task, which differs from its own `time` namespace
 /// after unshare(CLONE_NEWTIME).
 ///
 /// # Errors
 ///
-/// EACCES without ptrace access, ESRCH when the task is gone, a text that is not understood.
+/// ENOENT or ESRCH when the task is gone, a text that is not understood.
 pub fn read(pid: Pid) -> Result<Option<Offsets>> {
     match source::parse(TEXT.0, pid, &format!("/proc/{pid}/timens_offsets"), parse) {
-        Ok(offsets) => Ok(Some(offsets)),
+        Ok(offsets) => Ok(offsets),
         Err(e) if e.errno() == Some(libc::ENOENT) && std::fs::metadata(format!("/proc/{pid}")).is_ok() => {
             Ok(None)
         }
@@ -39,8 +39,11 @@ pub fn read(pid: Pid) -> Result<Option<Offsets>> {
 ///
 /// # Errors
 ///
-/// Anything but the two clocks, each once.
-pub fn parse(bytes: &[u8]) -> Result<Offsets> {
+/// Anything but the two clocks, each once, or nothing.
+pub fn parse(bytes: &[u8]) -> Result<Option<Offsets>> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
     let (mut monotonic, mut boottime) = (None, None);
     for line in TEXT.lines(bytes)? {
         let bad = || TEXT.bad("a line of timens_offsets", line);
@@ -58,7 +61,7 @@ pub fn parse(bytes: &[u8]) -> Result<Offsets> {
         }
     }
     match (monotonic, boottime) {
-        (Some(monotonic), Some(boottime)) => Ok(Offsets { monotonic, boottime }),
+        (Some(monotonic), Some(boottime)) => Ok(Some(Offsets { monotonic, boottime })),
         _ => Err(TEXT.bad("a clock is missing", bytes)),
     }
 }
@@ -70,10 +73,10 @@ mod tests {
     #[test]
     fn two_clocks() {
         let offsets = parse(b"monotonic           0         0\nboottime           -2 500000000\n").unwrap();
-        assert_eq!(offsets, Offsets { monotonic: 0, boottime: -1_500_000_000 });
+        assert_eq!(offsets, Some(Offsets { monotonic: 0, boottime: -1_500_000_000 }));
+        assert_eq!(parse(b"").unwrap(), None);
         for bad in [
-            &b""[..],
-            b"monotonic 0 0\n",
+            &b"monotonic 0 0\n"[..],
             b"monotonic 0 0\nmonotonic 0 0\n",
             b"monotonic 0 0\nboottime 0\n",
             b"monotonic 0 0\nboottime 0 0\ntai 0 0\n",
