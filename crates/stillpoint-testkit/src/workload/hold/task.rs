@@ -1,0 +1,229 @@
+//! States of tasks that are not built yet.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Setup;
+use crate::support::{Check, Ctx, Map, pause_ms, until};
+
+type Held = Check<Box<dyn FnMut() -> Check>>;
+
+pub(super) const ALL: &[(&str, Setup)] = &[
+    ("posix-timer", posix_timer),
+    ("seccomp", seccomp),
+    ("traced-child", traced_child),
+    ("shared-vm", |_| cloned(libc::CLONE_VM)),
+    ("shared-files", |_| cloned(libc::CLONE_FILES)),
+    ("shared-fs", |_| cloned(libc::CLONE_FS)),
+    ("thread-fs", |_| thread(|| sys!(libc::unshare(libc::CLONE_FS)))),
+    ("thread-files", |_| thread(|| sys!(libc::unshare(libc::CLONE_FILES)))),
+    ("thread-uid", |_| thread(|| sys!(libc::syscall(libc::SYS_setresuid, 1234, 1234, 1234)).map(|_| 0))),
+    ("ldt", ldt),
+    ("stopped", stopped),
+    ("subreaper", subreaper),
+    ("mempolicy", mempolicy),
+    ("syscall-dispatch", syscall_dispatch),
+    ("no-tsc", no_tsc),
+    ("uts-namespace", |_| namespace(libc::CLONE_NEWUTS)),
+    ("net-namespace", |_| namespace(libc::CLONE_NEWNET)),
+    ("mount-namespace", |_| namespace(libc::CLONE_NEWNS)),
+    ("chroot", chroot),
+];
+
+fn fine() -> Held {
+    Ok(Box::new(|| Ok(())))
+}
+
+fn posix_timer(_: &Ctx) -> Held {
+    let mut timer = std::ptr::null_mut();
+    sys!(libc::timer_create(libc::CLOCK_MONOTONIC, std::ptr::null_mut(), &raw mut timer))?;
+    let id = timer as usize;
+    Ok(Box::new(move || {
+        let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut value = libc::itimerspec { it_interval: zero, it_value: zero };
+        sys!(libc::timer_gettime(id as libc::timer_t, &raw mut value)).map(|_| ())
+    }))
+}
+
+fn seccomp(_: &Ctx) -> Held {
+    sys!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1_u64, 0_u64, 0_u64, 0_u64))?;
+    // One instruction: allow.
+    let mut allow = libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0x7fff_0000 };
+    let program = libc::sock_fprog { len: 1, filter: &raw mut allow };
+    sys!(libc::prctl(libc::PR_SET_SECCOMP, 2_u64, &raw const program, 0_u64, 0_u64))?;
+    Ok(Box::new(|| {
+        same!("seccomp mode", sys!(libc::prctl(libc::PR_GET_SECCOMP))?, 2);
+        Ok(())
+    }))
+}
+
+/// A word that a child counts up in, in memory shared with it.
+fn counter() -> Check<&'static AtomicU64> {
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+    let map = Map::new(4096, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)?;
+    // SAFETY: aligned zeroed memory that stays mapped.
+    Ok(unsafe { &*map.start.cast::<AtomicU64>() })
+}
+
+/// Verifies that a child goes on counting.
+fn counts(counter: &'static AtomicU64) -> Held {
+    Ok(Box::new(move || {
+        let before = counter.load(Ordering::SeqCst);
+        until("the child goes on", || counter.load(Ordering::SeqCst) > before)
+    }))
+}
+
+fn traced_child(_: &Ctx) -> Held {
+    let counter = counter()?;
+    let pid = sys!(libc::fork())?;
+    if pid == 0 {
+        loop {
+            pause_ms(2);
+            counter.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    sys!(libc::ptrace(libc::PTRACE_SEIZE, pid, 0, libc::PTRACE_O_EXITKILL))?;
+    counts(counter)
+}
+
+extern "C" fn count_up(counter: *mut libc::c_void) -> i32 {
+    // SAFETY: the word of `counter`, shared or in the parent's memory, and never unmapped.
+    let counter = unsafe { &*counter.cast::<AtomicU64>() };
+    loop {
+        pause_ms(2);
+        counter.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// A child process that shares something with its parent without being a thread.
+fn cloned(flag: i32) -> Held {
+    let counter = counter()?;
+    let stack = Map::anonymous(256 * 1024)?;
+    let top = stack.start.wrapping_add(stack.len).cast();
+    let argument = std::ptr::from_ref(counter).cast_mut().cast();
+    sys!(libc::clone(count_up, top, flag | libc::SIGCHLD, argument))?;
+    counts(counter)
+}
+
+/// A thread that differs from the others of its process.
+fn thread(body: fn() -> Check<i32>) -> Held {
+    let counter = counter()?;
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let result = body();
+        let failed = result.is_err();
+        let _ = send.send(result);
+        while !failed {
+            pause_ms(2);
+            counter.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    receive.recv().map_err(|e| e.to_string())??;
+    counts(counter)
+}
+
+fn ldt(_: &Ctx) -> Held {
+    // `struct user_desc`: entry 0, a 32-bit data segment of one page at 0.
+    let entry: [u32; 4] = [0, 0, 0xfff, 1];
+    sys!(libc::syscall(libc::SYS_modify_ldt, 1, entry.as_ptr(), 16_usize))?;
+    Ok(Box::new(|| {
+        let mut bytes = [0_u8; 64];
+        let got = sys!(libc::syscall(libc::SYS_modify_ldt, 0, bytes.as_mut_ptr(), 64_usize))?;
+        ensure!(got > 0 && bytes[..8] != [0; 8], "the LDT entry is lost");
+        Ok(())
+    }))
+}
+
+fn stopped(_: &Ctx) -> Held {
+    let pid = sys!(libc::fork())?;
+    if pid == 0 {
+        let _ = sys!(libc::raise(libc::SIGSTOP));
+        // SAFETY: ends the process at once.
+        unsafe { libc::_exit(0) }
+    }
+    // Waits for the stop, then looks at it again and again without taking it.
+    let look = move |flags: i32| -> Check {
+        // SAFETY: all zeroes is a valid siginfo_t.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let options = libc::WSTOPPED | libc::WNOWAIT | flags;
+        sys!(libc::waitid(libc::P_PID, pid.cast_unsigned(), &raw mut info, options))?;
+        // SAFETY: waitid filled in the fields of SIGCHLD, or left zeroes.
+        same!("the stopped child", unsafe { info.si_pid() }, pid);
+        Ok(())
+    };
+    look(0)?;
+    // A tool that traced it meanwhile may have consumed the report of the stop; that it does not run is what counts.
+    Ok(Box::new(move || {
+        // SAFETY: all zeroes is a valid siginfo_t.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        sys!(libc::waitid(libc::P_PID, pid.cast_unsigned(), &raw mut info, options))?;
+        // SAFETY: as above.
+        same!("the stopped child ran on and ended", unsafe { info.si_pid() }, 0);
+        Ok(())
+    }))
+}
+
+fn subreaper(_: &Ctx) -> Held {
+    sys!(libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1_u64))?;
+    Ok(Box::new(|| {
+        let mut value = 0;
+        sys!(libc::prctl(libc::PR_GET_CHILD_SUBREAPER, &raw mut value))?;
+        same!("subreaper", value, 1);
+        Ok(())
+    }))
+}
+
+fn mempolicy(_: &Ctx) -> Held {
+    const MPOL_BIND: i32 = 2;
+    let nodes = 1_u64;
+    sys!(libc::syscall(libc::SYS_set_mempolicy, MPOL_BIND, &raw const nodes, 64_usize))?;
+    Ok(Box::new(|| {
+        let mut mode = 0_i32;
+        sys!(libc::syscall(libc::SYS_get_mempolicy, &raw mut mode, 0_usize, 0_usize, 0_usize, 0))?;
+        same!("memory policy", mode, MPOL_BIND);
+        Ok(())
+    }))
+}
+
+fn syscall_dispatch(_: &Ctx) -> Held {
+    // The selector allows every call; the state is there all the same.
+    static SELECTOR: AtomicU64 = AtomicU64::new(0);
+    sys!(libc::prctl(59, 1_u64, 0_u64, 0_u64, SELECTOR.as_ptr()))?;
+    fine()
+}
+
+fn no_tsc(_: &Ctx) -> Held {
+    let child = sys!(libc::fork())?;
+    if child == 0 {
+        // In a child: the C library of this process may want the time stamp counter.
+        let _ = sys!(libc::prctl(libc::PR_SET_TSC, libc::PR_TSC_SIGSEGV as u64));
+        loop {
+            let _ = sys!(libc::pause());
+        }
+    }
+    Ok(Box::new(move || sys!(libc::kill(child, 0)).map(|_| ())))
+}
+
+fn namespace(flag: i32) -> Held {
+    sys!(libc::unshare(flag))?;
+    fine()
+}
+
+fn chroot(ctx: &Ctx) -> Held {
+    if sys!(libc::getuid())? != 0 {
+        return Err("needs root".to_owned());
+    }
+    let child = sys!(libc::fork())?;
+    if child == 0 {
+        let path = ctx.cpath("");
+        if sys!(libc::chroot(path.as_ptr())).and(sys!(libc::chdir(c"/".as_ptr()))).is_err() {
+            // SAFETY: ends the process at once.
+            unsafe { libc::_exit(1) }
+        }
+        loop {
+            let _ = sys!(libc::pause());
+        }
+    }
+    pause_ms(50);
+    Ok(Box::new(move || sys!(libc::kill(child, 0)).map(|_| ())))
+}

@@ -1,0 +1,70 @@
+//! One file for each state.
+
+mod anon;
+mod argv;
+mod attrs;
+mod brk;
+mod churn;
+mod counter;
+mod creds;
+mod cwd;
+mod deleted;
+mod devs;
+mod dirs;
+mod fifos;
+mod files;
+mod futex;
+mod itimers;
+mod pipe_full;
+mod pipes;
+mod private_map;
+mod restart;
+mod rlimits;
+mod rseq;
+mod sched;
+mod shared_map;
+mod shmem;
+mod signals;
+mod sigwaits;
+mod stack;
+mod threads;
+mod tree;
+mod waits;
+mod xsave;
+
+use super::support::{Check, Ctx};
+
+/// Names and entry points.
+pub(crate) const ALL: &[(&str, fn(&Ctx) -> Check)] = &[
+    ("counter", counter::run),
+    ("threads", threads::run),
+    ("tree", tree::run),
+    ("churn", churn::run),
+    ("xsave", xsave::run),
+    ("rseq", rseq::run),
+    ("signals", signals::run),
+    ("sigwaits", sigwaits::run),
+    ("futex", futex::run),
+    ("restart", restart::run),
+    ("waits", waits::run),
+    ("itimers", itimers::run),
+    ("rlimits", rlimits::run),
+    ("cwd", cwd::run),
+    ("creds", creds::run),
+    ("sched", sched::run),
+    ("attrs", attrs::run),
+    ("anon", anon::run),
+    ("shmem", shmem::run),
+    ("private-map", private_map::run),
+    ("shared-map", shared_map::run),
+    ("stack", stack::run),
+    ("brk", brk::run),
+    ("argv", argv::run),
+    ("files", files::run),
+    ("deleted", deleted::run),
+    ("dirs", dirs::run),
+    ("pipes", pipes::run),
+    ("pipe-full", pipe_full::run),
+    ("fifos", fifos::run),
+    ("devs", devs::run),
+];
