@@ -18,9 +18,12 @@ pub mod plan;
 pub mod progress;
 pub mod report;
 pub mod restore;
+mod stopwatch;
 pub mod task;
 
 pub use error::{Class, Code, Error, Result, TaskName};
-pub use options::{CheckpointOptions, Compression, External, Fate, Foreground, Output, Replacement, RestoreOptions};
+pub use options::{
+    CheckpointOptions, Compression, External, Fate, Foreground, Output, Replacement, RestoreOptions,
+};
 pub use progress::{Observer, Phase, Silent};
 pub use report::{CheckpointReport, RestoreReport};

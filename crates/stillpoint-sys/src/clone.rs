@@ -107,15 +107,6 @@ pub fn unshare(flags: i32) -> Result<()> {
     Ok(())
 }
 
-/// What the init of a new pid namespace managed to do before it reports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InitReport {
-    /// The init process, in the caller's pid namespace.
-    pub pid: Pid,
-    /// Whether it has a mount namespace with a `/proc` of the new pid namespace.
-    pub own_proc: bool,
-}
-
 /// Makes the first process of the pid namespace that children of this process go to. It reaps what is left to
 /// it, and ends when `alive` (the read end of a pipe) reports that all its writers are gone and no child is left.
 /// It has a mount namespace of its own with the new namespace's `/proc`, where the kernel allows one.
@@ -123,34 +114,20 @@ pub struct InitReport {
 /// # Errors
 ///
 /// What clone(2) and pipe(2) say.
-pub fn spawn_init(alive: BorrowedFd<'_>, ready: BorrowedFd<'_>) -> Result<Pid> {
-    let (alive, ready) = (alive.as_raw_fd(), ready.as_raw_fd());
+pub fn spawn_init(alive: BorrowedFd<'_>) -> Result<Pid> {
+    let alive = alive.as_raw_fd();
     let args = CloneArgs { exit_signal: u64::from(libc::SIGCHLD.unsigned_abs()), ..CloneArgs::default() };
     // SAFETY: `args` outlives the call; the child makes raw system calls only.
     let got = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
     if got == 0 {
-        init(alive, ready);
+        init(alive);
     }
     Pid::try_from(got).map_err(|_| Error::last("making the init of a pid namespace", None))
 }
 
-fn init(alive: i32, ready: i32) -> ! {
+fn init(alive: i32) -> ! {
     // SAFETY: raw calls; the strings are static, the buffers are locals.
     unsafe {
-        let own_proc = libc::syscall(libc::SYS_unshare, libc::CLONE_NEWNS) == 0 && {
-            let slave = libc::MS_REC | libc::MS_SLAVE;
-            libc::syscall(libc::SYS_mount, c"none".as_ptr(), c"/".as_ptr(), 0, slave, 0) == 0
-                && libc::syscall(
-                    libc::SYS_mount,
-                    c"proc".as_ptr(),
-                    c"/proc".as_ptr(),
-                    c"proc".as_ptr(),
-                    libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC,
-                    0,
-                ) == 0
-        };
-        let answer = [u8::from(own_proc)];
-        libc::syscall(libc::SYS_write, ready, answer.as_ptr(), 1);
         // Keep nothing open but `alive`: a pipe or terminal of the caller must see its end when others close it.
         if libc::syscall(libc::SYS_dup3, alive, 0, 0) < 0 && alive != 0 {
             libc::syscall(libc::SYS_exit_group, 1);

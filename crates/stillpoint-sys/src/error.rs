@@ -90,7 +90,9 @@ impl Error {
     #[must_use]
     pub fn doing(&self) -> &str {
         match self {
-            Error::Errno { doing, .. } | Error::Parse { doing, .. } | Error::Unexpected { doing, .. } => doing,
+            Error::Errno { doing, .. } | Error::Parse { doing, .. } | Error::Unexpected { doing, .. } => {
+                doing
+            }
         }
     }
 

@@ -10,12 +10,14 @@
 pub mod arch;
 pub mod clone;
 pub mod error;
+pub mod file;
 pub mod pagemap;
 pub mod proc;
-pub mod vm;
-pub mod task;
-pub mod ptrace;
 pub mod program;
+pub mod ptrace;
+pub mod signal;
+pub mod task;
+pub mod vm;
 
 pub use error::{Error, Result};
 

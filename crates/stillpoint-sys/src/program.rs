@@ -98,6 +98,8 @@ struct Step {
 pub struct Program {
     steps: Vec<Step>,
     data: Vec<u8>,
+    /// Words of the data that hold the address of other data.
+    pointers: Vec<(usize, Data)>,
 }
 
 /// Where a record stands in its program, to find its result.
@@ -112,7 +114,12 @@ impl Program {
     }
 
     /// Adds a call that must not fail. `what` names it in errors, as a gerund.
-    pub fn call<const N: usize>(&mut self, what: impl Into<Cow<'static, str>>, number: i64, args: [Arg; N]) -> Index {
+    pub fn call<const N: usize>(
+        &mut self,
+        what: impl Into<Cow<'static, str>>,
+        number: i64,
+        args: [Arg; N],
+    ) -> Index {
         self.call_expecting(what, number, args, Expect::Success)
     }
 
@@ -139,6 +146,19 @@ impl Program {
         let at = Data(self.data.len());
         self.data.extend_from_slice(bytes);
         at
+    }
+
+    /// Adds data in which the word at `at` holds the address of other data of this program.
+    ///
+    /// # Panics
+    ///
+    /// Never: a word that does not lie within `bytes` is left alone.
+    pub fn data_pointing(&mut self, bytes: &[u8], at: usize, target: Data) -> Data {
+        let data = self.data(bytes);
+        if at + 8 <= bytes.len() {
+            self.pointers.push((data.0 + at, target));
+        }
+        data
     }
 
     /// Adds a string, terminated.
@@ -220,6 +240,12 @@ impl Program {
         }
         bytes.resize(data_start, 0);
         bytes.extend_from_slice(&self.data);
+        for &(at, target) in &self.pointers {
+            let address = (slot.0 + (data_start + target.0) as u64).to_le_bytes();
+            if let Some(word) = bytes.get_mut(data_start + at..data_start + at + 8) {
+                word.copy_from_slice(&address);
+            }
+        }
         bytes
     }
 }
@@ -355,6 +381,8 @@ pub fn start<'p>(
     let mut registers = thread.registers()?;
     let last = at.0 + (program.steps.len() * RECORD) as u64;
     registers.set_program(area.start.0, at.0, last);
+    // Nothing uses the stack; but one that seems to be the alternate stack would forbid changing that.
+    registers.set_stack(at.0);
     thread.set_registers(&registers)?;
     thread.set_signal_mask(marker.mask())?;
     let running = thread.resume(Until::Stop, 0)?;
@@ -419,7 +447,11 @@ impl Program {
         let what = self.steps.get(index).map_or("a call", |step| step.what.as_ref()).to_owned();
         Ok(match i32::try_from(-result) {
             Ok(errno @ 1..=4095) => Error::Errno { doing: what, pid: Some(tid), errno },
-            _ => Error::Unexpected { doing: what, pid: Some(tid), what: format!("the kernel answered {result:#x}") },
+            _ => Error::Unexpected {
+                doing: what,
+                pid: Some(tid),
+                what: format!("the kernel answered {result:#x}"),
+            },
         })
     }
 }
@@ -483,6 +515,47 @@ pub fn single(
     }
 }
 
+/// Makes a blocking system call in a stopped thread and interrupts it before it can block, so that the kernel keeps
+/// what it needs to restart it. Leaves the thread as [`single`] does.
+///
+/// # Errors
+///
+/// [`Error::Unexpected`] when the call was not interrupted with something to restart.
+pub fn interrupted(
+    thread: Stopped,
+    instruction: RemoteAddr,
+    what: &str,
+    number: i64,
+    arguments: [u64; 6],
+) -> Result<Stopped> {
+    const ERESTART_RESTARTBLOCK: i64 = 516;
+    let tid = thread.tid();
+    let mut registers: Registers = thread.registers()?;
+    registers.set_call(instruction.0, number.cast_unsigned(), arguments);
+    thread.set_registers(&registers)?;
+    thread.set_signal_mask(u64::MAX)?;
+    let entry = expect_syscall_stop(thread.resume(Until::Syscall, 0)?, what)?;
+    // The request makes the call return at once, as any signal would.
+    entry.interrupt_next()?;
+    let exit = expect_syscall_stop(entry.resume(Until::Syscall, 0)?, what)?;
+    let result = exit.registers()?.result();
+    exit.interrupt_next()?;
+    let stopped = match exit.resume(Until::Stop, 0)?.wait()? {
+        Event::Stopped(stopped) if stopped.why() == Stop::Interrupt => stopped,
+        Event::Stopped(other) => return Err(unexpected(tid, what, other.why())),
+        Event::Gone(status) => return Err(gone(tid, status)),
+    };
+    // A time of zero is over at once.
+    if result == -ERESTART_RESTARTBLOCK || result == 0 {
+        return Ok(stopped);
+    }
+    Err(Error::Unexpected {
+        doing: what.to_owned(),
+        pid: Some(tid),
+        what: format!("the kernel answered {result}"),
+    })
+}
+
 fn expect_syscall_stop(running: Running, what: &str) -> Result<Stopped> {
     let tid = running.tid();
     match running.wait()? {
@@ -497,7 +570,11 @@ fn expect_syscall_stop(running: Running, what: &str) -> Result<Stopped> {
 }
 
 fn unexpected(tid: Pid, what: &str, stop: Stop) -> Error {
-    Error::Unexpected { doing: what.to_owned(), pid: Some(tid), what: format!("the thread stopped for {stop:?}") }
+    Error::Unexpected {
+        doing: what.to_owned(),
+        pid: Some(tid),
+        what: format!("the thread stopped for {stop:?}"),
+    }
 }
 
 /// The error of a thread that ended while it was worked on.

@@ -88,6 +88,32 @@ pub fn seize(tid: Pid, options: u64) -> Result<Running> {
     Ok(Running { tid })
 }
 
+/// Takes a tracee of ours whose state an earlier failure lost, and brings it to a stop; none when it is gone.
+///
+/// # Errors
+///
+/// What waiting says.
+pub fn regain(tid: Pid) -> Result<Option<Stopped>> {
+    let stopped = Stopped { tid, why: Stop::Interrupt };
+    match stopped.registers() {
+        Ok(_) => return Ok(Some(stopped)),
+        Err(error) if error.errno() == Some(libc::ESRCH) => {}
+        Err(error) => return Err(error),
+    }
+    let running = Running { tid };
+    match running.interrupt() {
+        Ok(()) => {}
+        Err(error) if error.errno() == Some(libc::ESRCH) => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    match running.wait() {
+        Ok(Event::Stopped(stopped)) => Ok(Some(stopped)),
+        Ok(Event::Gone(_)) => Ok(None),
+        Err(error) if error.errno() == Some(libc::ECHILD) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 impl Running {
     /// Its thread id.
     #[must_use]
@@ -210,6 +236,11 @@ impl Stopped {
         raw(libc::PTRACE_INTERRUPT, self.tid, 0, 0, "stopping").map(drop)
     }
 
+    /// It was sent SIGKILL, which ends every stop: it runs to its end.
+    pub fn killed(self) -> Running {
+        Running { tid: self.tid }
+    }
+
     /// Stops tracing it, delivering `signal` (0: none), and lets it run.
     ///
     /// # Errors
@@ -236,7 +267,8 @@ impl Stopped {
     pub fn new_task(&self) -> Result<Pid> {
         let mut message = 0u64;
         raw(libc::PTRACE_GETEVENTMSG, self.tid, 0, (&raw mut message) as u64, "reading the event of")?;
-        Pid::try_from(message).map_err(|_| Error::parse("reading a trace event", "a pid beyond 32 bits").of(self.tid))
+        Pid::try_from(message)
+            .map_err(|_| Error::parse("reading a trace event", "a pid beyond 32 bits").of(self.tid))
     }
 
     /// General purpose registers.
@@ -276,7 +308,8 @@ impl Stopped {
     pub fn extended(&self) -> Result<Vec<u8>> {
         // AMX tiles are 8 KiB; 64 KiB leaves room for components to come.
         let mut buffer = vec![0; 64 << 10];
-        let got = self.get_set(crate::arch::EXTENDED_STATE_NOTE, &mut buffer, "reading extended registers of")?;
+        let got =
+            self.get_set(crate::arch::EXTENDED_STATE_NOTE, &mut buffer, "reading extended registers of")?;
         buffer.truncate(got);
         buffer.shrink_to_fit();
         Ok(buffer)
@@ -310,7 +343,8 @@ impl Stopped {
     /// ESRCH when it was killed meanwhile.
     pub fn set_signal_mask(&self, mask: u64) -> Result<()> {
         let mask = mask;
-        raw(libc::PTRACE_SETSIGMASK, self.tid, 8, (&raw const mask) as u64, "setting the signal mask of").map(drop)
+        raw(libc::PTRACE_SETSIGMASK, self.tid, 8, (&raw const mask) as u64, "setting the signal mask of")
+            .map(drop)
     }
 
     /// Pending signals with their siginfo, those of the thread or those of the whole group, in order.
@@ -346,7 +380,13 @@ impl Stopped {
     /// EIO on older kernels.
     pub fn rseq(&self) -> Result<Option<Rseq>> {
         let mut config = Rseq::default();
-        raw(0x420f, self.tid, size_of::<Rseq>() as u64, (&raw mut config) as u64, "reading the rseq area of")?;
+        raw(
+            0x420f,
+            self.tid,
+            size_of::<Rseq>() as u64,
+            (&raw mut config) as u64,
+            "reading the rseq area of",
+        )?;
         Ok((config.pointer != 0).then_some(config))
     }
 
@@ -359,6 +399,28 @@ impl Stopped {
         let mut config = [0u64; 4];
         raw(0x4211, self.tid, 32, (&raw mut config) as u64, "reading syscall user dispatch of")?;
         Ok(config[0] != 0)
+    }
+
+    /// Whether the thread has an I/O permission bitmap of ioperm(2).
+    ///
+    /// # Errors
+    ///
+    /// ESRCH when it was killed meanwhile.
+    pub fn io_bitmap(&self) -> Result<bool> {
+        const NT_386_IOPERM: i32 = 0x201;
+        let mut bitmap = vec![0; 8192];
+        match self.get_set(NT_386_IOPERM, &mut bitmap, "reading I/O permissions of") {
+            Ok(got) => Ok(got != 0),
+            Err(error)
+                if matches!(
+                    error.errno(),
+                    Some(libc::ENXIO | libc::ENODEV | libc::EINVAL | libc::ENODATA)
+                ) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn get_set(&self, note: i32, buffer: &mut [u8], doing: &str) -> Result<usize> {

@@ -142,6 +142,23 @@ pub struct SchedAttr {
 
 const _: () = assert!(size_of::<SchedAttr>() == 48);
 
+impl SchedAttr {
+    /// As the kernel reads it.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(48);
+        bytes.extend_from_slice(&self.size.to_le_bytes());
+        bytes.extend_from_slice(&self.policy.to_le_bytes());
+        bytes.extend_from_slice(&self.flags.to_le_bytes());
+        bytes.extend_from_slice(&self.nice.to_le_bytes());
+        bytes.extend_from_slice(&self.priority.to_le_bytes());
+        for word in [self.runtime, self.deadline, self.period] {
+            bytes.extend_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+}
+
 /// A thread's scheduling attributes: sched_getattr(2).
 ///
 /// # Errors

@@ -113,7 +113,10 @@ impl Memory {
 }
 
 fn remote_iovec(piece: &Piece) -> libc::iovec {
-    libc::iovec { iov_base: piece.0.0 as *mut libc::c_void, iov_len: usize::try_from(piece.1).unwrap_or(usize::MAX) }
+    libc::iovec {
+        iov_base: piece.0.0 as *mut libc::c_void,
+        iov_len: usize::try_from(piece.1).unwrap_or(usize::MAX),
+    }
 }
 
 fn signed(pid: Pid) -> i32 {

@@ -1,6 +1,28 @@
 //! Checkpoint: freeze, collect, copy, seal, release.
+//!
+//! The transaction: nothing of a task is altered for longer than a visit to it takes; the image gets its name only
+//! when it is sealed and synced; tasks are ended only after that. On every other way out they run on.
 
-use crate::{CheckpointOptions, CheckpointReport, Code, Error, Observer, Result};
+mod header;
+mod output;
+mod relations;
+
+use stillpoint_image::records::{FsContext, Object, Task, Thread};
+use stillpoint_image::{Compression as Encoding, ImageError, Writer, encode_data};
+
+use crate::freeze::{self, FrozenTree};
+use crate::kind::{Capture, Content, Objects, descriptors, identity};
+use crate::memory::areas::Areas;
+use crate::memory::pages::{self, Chunk};
+use crate::memory::shared::{SharedAreas, View};
+use crate::memory::{self, CapturedMm};
+use crate::task::{self, namespaces, sharing};
+use crate::{
+    CheckpointOptions, CheckpointReport, Code, Compression, Error, External, Fate, Observer, Phase, Result,
+};
+
+use crate::stopwatch::Stopwatch;
+use output::Destination;
 
 /// Saves the tree under `options.pid` to one sealed image.
 ///
@@ -8,6 +30,204 @@ use crate::{CheckpointOptions, CheckpointReport, Code, Error, Observer, Result};
 ///
 /// On any error the tasks run on unharmed and no partial image is left.
 pub fn checkpoint(options: CheckpointOptions, observer: &mut dyn Observer) -> Result<CheckpointReport> {
-    let _ = (options, observer);
-    Err(Box::new(Error::new(Code::Failed, "checkpoint")))
+    let CheckpointOptions { pid, output, fate, compression, externals } = options;
+    let destination = Destination::open(output)?;
+    let mut watch = Stopwatch::default();
+    observer.phase(Phase::Freeze, None);
+    let mut tree = watch.time(Phase::Freeze, || freeze::freeze(pid, observer))?;
+    let saved = save(&mut tree, destination, compression, &externals, observer, &mut watch);
+    observer.phase(Phase::Release, None);
+    let frozen_since = tree.since;
+    let released = watch.time(Phase::Release, || match (&saved, fate) {
+        (Err(_), _) | (Ok(_), Fate::LeaveRunning) => tree.release(),
+        (Ok(_), Fate::LeaveStopped) => tree.release_stopped(),
+        (Ok(_), Fate::End) => tree.end(),
+    });
+    let mut report = saved?;
+    released?;
+    report.frozen = frozen_since.elapsed();
+    report.phases = watch.into_phases();
+    Ok(report)
+}
+
+/// Everything that goes into the image, read but for memory.
+struct Collected {
+    objects: Vec<Object>,
+    tasks: Vec<(Task, Vec<Thread>)>,
+    contents: Vec<Content>,
+    memory: Vec<CapturedMm>,
+    shared: Vec<(u64, Vec<View>)>,
+    header: stillpoint_image::records::Header,
+    notes: Vec<String>,
+    files: u64,
+}
+
+fn save(
+    tree: &mut FrozenTree,
+    destination: Destination,
+    compression: Compression,
+    externals: &[External],
+    observer: &mut dyn Observer,
+    watch: &mut Stopwatch,
+) -> Result<CheckpointReport> {
+    observer.phase(Phase::Collect, None);
+    let collected = watch.time(Phase::Collect, || collect(tree, externals))?;
+    check_interrupt(observer)?;
+    let total = collected.content_bytes();
+    observer.phase(Phase::Pages, Some(total));
+    let threads = collected.tasks.iter().map(|(_, threads)| threads.len() as u64).sum();
+    let mut report = CheckpointReport {
+        tasks: collected.tasks.len() as u64,
+        threads,
+        files: collected.files,
+        notes: collected.notes.clone(),
+        ..CheckpointReport::default()
+    };
+    let writer = watch.time(Phase::Pages, || write(&collected, destination, compression, observer))?;
+    report.content_bytes = writer.content_bytes;
+    check_interrupt(observer)?;
+    observer.phase(Phase::Seal, None);
+    report.image_bytes = watch.time(Phase::Seal, || -> Result<u64> {
+        let (sink, sealed) = writer.writer.seal().map_err(|error| output_error(&error))?;
+        sink.into_inner().map_err(|error| output::failed("writing the image", error.error()))?.commit()?;
+        Ok(sealed.bytes)
+    })?;
+    Ok(report)
+}
+
+fn collect(tree: &mut FrozenTree, externals: &[External]) -> Result<Collected> {
+    let private_pids = namespaces::check(&tree.tasks)?;
+    sharing::check(&tree.tasks)?;
+    let relations = relations::Relations::read(&tree.tasks)?;
+    let mut objects = Objects::new();
+    let mut capture = Capture::new(&tree.tasks, externals, &mut objects)?;
+    let tables = descriptors::capture_tables(&mut capture)?;
+    let mut notes = std::mem::take(&mut capture.notes);
+    let choices = std::mem::take(&mut capture.choices);
+    drop(capture);
+    notes.extend(relations.notes());
+    let files = objects.descriptions();
+    let mut shared = SharedAreas::default();
+    let mut tasks = Vec::with_capacity(tree.tasks.len());
+    let mut memory = Vec::with_capacity(tree.tasks.len());
+    let mut vdso = Vec::new();
+    for frozen in &mut tree.tasks {
+        if frozen.zombie {
+            let captured = task::capture_zombie(frozen)?;
+            tasks.push((relations.complete(captured.task), Vec::new()));
+            continue;
+        }
+        let areas = Areas::read(frozen)?;
+        let captured = task::capture(frozen, areas.vdso(frozen)?)?;
+        let Some(attributes) = captured.attributes else { continue };
+        let mm = memory::capture(frozen, &areas, &attributes, &mut objects, &mut shared)?;
+        let handlers = objects.add("signal-handlers", &captured.handlers);
+        let fs = objects.add("fs-context", &fs_context(frozen, captured.umask)?);
+        let table = tables.iter().find(|(pid, _)| *pid == frozen.host_pid).map_or(0, |(_, table)| *table);
+        let task = Task { mm: mm.object, descriptors: table, fs, handlers, ..captured.task };
+        memory.push(mm);
+        vdso = captured.vdso;
+        tasks.push((relations.complete(task), captured.threads));
+    }
+    let shared = shared.finish(&mut objects);
+    let (objects, contents) = objects.into_parts();
+    let header = header::header(&tasks, choices, private_pids, relations.foreign(), vdso)?;
+    Ok(Collected { objects, tasks, contents, memory, shared, header, notes, files })
+}
+
+fn fs_context(frozen: &freeze::FrozenTask, umask: u32) -> Result<FsContext> {
+    let identify = |what: &str| {
+        let path = format!("/proc/{}/{what}", frozen.host_pid);
+        identity::identify(path.as_ref()).map_err(|error| {
+            let doing =
+                if what == "cwd" { "saving the working directory" } else { "saving the root directory" };
+            Box::new(Error { doing: doing.to_owned(), ..*error }.in_task(&frozen.name))
+        })
+    };
+    Ok(FsContext { cwd: Some(identify("cwd")?), root: Some(identify("root")?), umask })
+}
+
+impl Collected {
+    fn content_bytes(&self) -> u64 {
+        let ranges = self.memory.iter().flat_map(|mm| &mm.ranges).map(|range| range.end - range.start);
+        let views =
+            self.shared.iter().flat_map(|(_, views)| views).map(|view| view.range.end - view.range.start);
+        ranges.sum::<u64>() + views.sum::<u64>() + self.contents.iter().map(Content::length).sum::<u64>()
+    }
+}
+
+struct Written {
+    writer: Writer<std::io::BufWriter<Destination>>,
+    content_bytes: u64,
+}
+
+fn write(
+    collected: &Collected,
+    destination: Destination,
+    compression: Compression,
+    observer: &mut dyn Observer,
+) -> Result<Written> {
+    let sink = std::io::BufWriter::with_capacity(1 << 16, destination);
+    let mut writer = Writer::new(sink).map_err(|error| output_error(&error))?;
+    let failed = |error: ImageError| output_error(&error);
+    writer.header(&collected.header).map_err(failed)?;
+    for object in &collected.objects {
+        writer.object(object).map_err(failed)?;
+    }
+    for (task, threads) in &collected.tasks {
+        writer.task(task).map_err(failed)?;
+        for thread in threads {
+            writer.thread(thread).map_err(failed)?;
+        }
+    }
+    let encoding = match compression {
+        Compression::None => Encoding::None,
+        Compression::Lz4 => Encoding::Lz4,
+        Compression::Zstd(level) => Encoding::Zstd(level),
+    };
+    let mut content_bytes = 0;
+    let mut append = |object: u64, chunk: Chunk<'_>| -> Result<()> {
+        let frame = encode_data(object, chunk.runs, chunk.bytes, encoding)
+            .map_err(|error| output_error(&error.into()))?;
+        writer.append(&frame).map_err(|error| output_error(&error))?;
+        content_bytes += chunk.bytes.len() as u64;
+        observer.advance(chunk.bytes.len() as u64);
+        check_interrupt(observer)
+    };
+    for content in &collected.contents {
+        content.stream(&mut |offset, bytes| {
+            let run = stillpoint_image::records::Run { offset, length: bytes.len() as u64 };
+            append(content.object, Chunk { runs: &[run], bytes })
+        })?;
+    }
+    let mut buffer = Vec::new();
+    for (object, views) in &collected.shared {
+        for view in views {
+            pages::copy(view.pid, [(view.range, view.offset)], &mut buffer, &mut |chunk| {
+                append(*object, chunk)
+            })?;
+        }
+    }
+    for mm in &collected.memory {
+        let ranges = mm.ranges.iter().map(|&range| (range, range.start));
+        pages::copy(mm.pid, ranges, &mut buffer, &mut |chunk| append(mm.object, chunk))?;
+    }
+    Ok(Written { writer, content_bytes })
+}
+
+fn check_interrupt(observer: &dyn Observer) -> Result<()> {
+    if observer.interrupted() {
+        return Err(Error::new(Code::Interrupted, "saving the tree")
+            .cause("interrupted by a signal; the tasks run on and no image was made")
+            .into());
+    }
+    Ok(())
+}
+
+fn output_error(error: &ImageError) -> Box<Error> {
+    Box::new(
+        Error::new(Code::Output, "writing the image")
+            .cause(error)
+            .remedy("make room or choose another place for the image; the tasks run on"),
+    )
 }

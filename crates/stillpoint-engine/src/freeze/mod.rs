@@ -1,8 +1,21 @@
 //! Freezing: every thread of a tree is stopped under ptrace, and nothing new can appear.
+//!
+//! Threads and processes that appear meanwhile are caught twice: the kernel attaches to what a seized task makes,
+//! and the walk over the tree is repeated until it finds nothing new while everything known is stopped.
+//!
+//! A frozen tree runs on by itself when this process dies: tasks are seized without PTRACE_O_EXITKILL.
 
-use std::os::fd::OwnedFd;
+mod tree;
 
-use crate::TaskName;
+use std::os::fd::{AsFd, OwnedFd};
+
+use stillpoint_sys::arch::Registers;
+use stillpoint_sys::ptrace::{self, Event, Stopped};
+use stillpoint_sys::{Pid, task};
+
+pub use tree::freeze;
+
+use crate::{Code, Error, Result, TaskName};
 
 /// A process of a frozen tree.
 #[derive(Debug)]
@@ -17,4 +30,140 @@ pub struct FrozenTask {
     pub pidfd: OwnedFd,
     /// Whether it has ended and waits to be reaped; then it has no threads, memory or files.
     pub zombie: bool,
+    /// Its threads, the leader first; none of a zombie.
+    pub threads: Vec<FrozenThread>,
+}
+
+/// A thread of a frozen tree, with what of it must be put back before it may run on.
+#[derive(Debug)]
+pub struct FrozenThread {
+    /// Its id in the caller's pid namespace.
+    pub host_tid: u32,
+    /// Its id as the tree itself sees it.
+    pub tid: u32,
+    /// The stop that holds it. Taken out while a program runs in it.
+    pub stopped: Option<Stopped>,
+    /// Its registers when it was stopped.
+    pub registers: Registers,
+    /// Its signal mask when it was stopped.
+    pub mask: u64,
+    /// Whether registers or mask have been changed since.
+    pub disturbed: bool,
+}
+
+/// A frozen tree: parents before their children.
+#[derive(Debug)]
+pub struct FrozenTree {
+    /// Its processes; the first is the root.
+    pub tasks: Vec<FrozenTask>,
+    /// When the first thread was stopped.
+    pub since: std::time::Instant,
+}
+
+impl FrozenThread {
+    /// The stop, for a question to the kernel.
+    ///
+    /// # Errors
+    ///
+    /// When an earlier failure lost it.
+    pub fn stopped(&self) -> Result<&Stopped> {
+        self.stopped.as_ref().ok_or_else(|| lost(self.host_tid))
+    }
+
+    /// Takes the stop out, to let a program run.
+    ///
+    /// # Errors
+    ///
+    /// When an earlier failure lost it.
+    pub fn take(&mut self) -> Result<Stopped> {
+        self.disturbed = true;
+        self.stopped.take().ok_or_else(|| lost(self.host_tid))
+    }
+
+    fn release(self) -> Result<()> {
+        let stopped = match self.stopped {
+            Some(stopped) => stopped,
+            None => match ptrace::regain(self.host_tid)? {
+                Some(stopped) => stopped,
+                None => return Ok(()),
+            },
+        };
+        if self.disturbed {
+            stopped.set_registers(&self.registers)?;
+            stopped.set_signal_mask(self.mask)?;
+        }
+        Ok(stopped.detach(0)?)
+    }
+}
+
+fn lost(tid: Pid) -> Box<Error> {
+    Box::new(
+        Error::new(Code::Failed, format!("working on thread {tid}")).cause("it is no longer held stopped"),
+    )
+}
+
+impl FrozenTree {
+    /// Lets the tree run on. A task that somebody has killed meanwhile is passed over.
+    ///
+    /// # Errors
+    ///
+    /// The first failure, after everything else was let go of.
+    pub fn release(self) -> Result<()> {
+        let mut first = Ok(());
+        for thread in self.tasks.into_iter().flat_map(|task| task.threads) {
+            match thread.release() {
+                Err(error) if error.code != Code::NoSuchTask && first.is_ok() => first = Err(error),
+                _ => {}
+            }
+        }
+        first
+    }
+
+    /// Lets the tree go, stopped as by SIGSTOP.
+    ///
+    /// # Errors
+    ///
+    /// See [`FrozenTree::release`].
+    pub fn release_stopped(self) -> Result<()> {
+        for task in self.tasks.iter().filter(|task| !task.zombie) {
+            task::signal(task.pidfd.as_fd(), libc::SIGSTOP)?;
+        }
+        self.release()
+    }
+
+    /// Ends every task, and returns when none is left.
+    ///
+    /// # Errors
+    ///
+    /// When a task cannot be signalled.
+    pub fn end(self) -> Result<()> {
+        for task in self.tasks.iter().filter(|task| !task.zombie) {
+            match task::signal(task.pidfd.as_fd(), libc::SIGKILL) {
+                Err(error) if error.errno() != Some(libc::ESRCH) => return Err(error.into()),
+                _ => {}
+            }
+        }
+        for task in self.tasks {
+            // The leader's end is reported last, when the other threads are gone.
+            for thread in task.threads.into_iter().rev() {
+                if let Some(stopped) = thread.stopped {
+                    reap(stopped)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits until a killed tracee is gone, so that its parent learns of it.
+fn reap(stopped: Stopped) -> Result<()> {
+    let mut running = stopped.killed();
+    loop {
+        match running.wait() {
+            Ok(Event::Gone(_)) => return Ok(()),
+            Ok(Event::Stopped(stopped)) => running = stopped.killed(),
+            Err(error) if error.errno() == Some(libc::ECHILD) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }

@@ -1,1 +1,41 @@
-//! TODO-doc
+//! A process's memory: its areas, and what of them must be saved.
+
+pub mod areas;
+pub mod pages;
+pub mod rebuild;
+pub mod shared;
+
+use crate::kind::support::SupportRow;
+
+pub use areas::{CapturedMm, capture};
+
+/// Size of a page. All machines that are supported so far have this one.
+pub const PAGE: u64 = 4096;
+
+/// What of memory is saved or refused, for the support matrix.
+pub const SUPPORT: &[SupportRow] = &[
+    SupportRow::saved(
+        "private anonymous areas",
+        "5.10",
+        "only pages that hold something; PROT_NONE ones too",
+    ),
+    SupportRow::saved("shared anonymous areas", "5.10", "shared between the tasks that shared them"),
+    SupportRow::saved("private file mappings", "5.10", "the file is checked; changed pages are saved"),
+    SupportRow::saved("shared file mappings", "5.10", "the file is checked"),
+    SupportRow::saved("growing stacks, heap (brk), argument and environment areas, auxv", "5.10", ""),
+    SupportRow::saved("vDSO and vvar", "5.10", "the kernel's vDSO must be the same"),
+    SupportRow::saved(
+        "madvise: dontfork, wipeonfork, dontdump, mergeable, huge pages, random, sequential",
+        "5.10",
+        "",
+    ),
+    SupportRow::saved("locked areas (mlock)", "5.10", ""),
+    SupportRow::refused("guard regions (MADV_GUARD_INSTALL)", "not yet"),
+    SupportRow::refused("mappings of deleted files, memfds, System V shared memory", "not yet"),
+    SupportRow::refused("huge page files (hugetlb)", "not yet"),
+    SupportRow::refused("userfaultfd areas, sealed areas (mseal), shadow stacks", "not yet"),
+    SupportRow::refused(
+        "device mappings, asynchronous I/O rings, secretmem, perf and io_uring rings",
+        "kernel state",
+    ),
+];

@@ -1,1 +1,255 @@
-//! TODO-doc
+//! A task's own state: one file per part of it. Each part says how it is read from a frozen task and how a
+//! restore's program sets it.
+
+pub mod attributes;
+pub mod credentials;
+pub mod futex;
+pub mod limits;
+pub mod namespaces;
+pub mod restart;
+pub mod rseq;
+pub mod scheduling;
+pub mod sharing;
+pub mod signals;
+pub mod timers;
+mod visit;
+
+use stillpoint_image::records::{SignalHandlers, Task, Thread};
+use stillpoint_sys::arch;
+use stillpoint_sys::proc::number::{oom_score_adj, personality};
+use stillpoint_sys::proc::{limits as proc_limits, stat};
+use stillpoint_sys::proc::{status, timers as posix_timers};
+
+use crate::freeze::{FrozenTask, FrozenThread};
+use crate::kind::support::{State, SupportRow};
+use crate::{Code, Error, Result, TaskName};
+
+pub use attributes::ProcessAnswers;
+
+/// What of a task's own state is saved or refused, for the support matrix.
+pub const SUPPORT: &[SupportRow] = &[
+    SupportRow::saved("process tree: parents, children, process ids", "5.5", "clone3 with set_tid"),
+    SupportRow::saved("threads", "5.5", ""),
+    SupportRow::saved("sessions and process groups", "5.10", "led from inside or outside the tree"),
+    SupportRow::saved("zombies with their exit status", "5.10", ""),
+    SupportRow::saved("general purpose registers, TLS bases", "5.10", ""),
+    SupportRow::saved("extended registers (XSAVE)", "5.10", "as the CPU lays them out"),
+    SupportRow::saved("signal actions, masks, alternate stacks", "5.10", ""),
+    SupportRow::saved("pending signals with siginfo, private and shared", "5.10", ""),
+    SupportRow::saved("interval timers", "5.10", ""),
+    SupportRow::saved("resource limits", "5.10", "a hard limit is raised only with CAP_SYS_RESOURCE"),
+    SupportRow::saved("umask, working directory, root", "5.10", ""),
+    SupportRow::saved("credentials: ids, groups, capabilities, securebits, no_new_privs", "5.10", ""),
+    SupportRow::saved("scheduling: policy, nice, affinity, I/O priority, timer slack", "5.10", ""),
+    SupportRow::saved("robust futex lists, clear-tid addresses", "5.10", "CONFIG_CHECKPOINT_RESTORE"),
+    SupportRow::saved("restartable sequences", "5.13", "PTRACE_GET_RSEQ_CONFIGURATION"),
+    SupportRow::saved("membarrier registrations", "5.10", "read exactly from 6.3 on"),
+    SupportRow::saved(
+        "names, personality, dumpable, oom_score_adj, coredump filter, THP setting",
+        "5.10",
+        "",
+    ),
+    SupportRow::saved(
+        "interrupted system calls",
+        "5.10",
+        "a poll(2) or futex wait with a timeout starts it anew",
+    ),
+    SupportRow::refused("job-control-stopped tasks", "not yet"),
+    SupportRow::refused("traced tasks", "a task has one tracer"),
+    SupportRow::refused("POSIX timers", "not yet"),
+    SupportRow::refused("seccomp", "not yet"),
+    SupportRow::refused("memory, descriptor tables, fs or handlers shared by processes", "not yet"),
+    SupportRow::refused("NUMA memory policies", "not yet"),
+    SupportRow::refused("local descriptor tables, I/O port permissions, 32-bit tasks", "not yet"),
+    SupportRow::refused("shadow stacks", "not yet"),
+    SupportRow::refused("System V semaphore undo lists", "not yet"),
+    SupportRow::refused("namespaces other than those a restore makes", "not yet"),
+];
+
+/// Everything of one process that its own state is made of.
+#[derive(Debug)]
+pub struct Captured {
+    /// The process; ids of objects are not filled in.
+    pub task: Task,
+    /// Its threads, the leader first.
+    pub threads: Vec<Thread>,
+    /// Its signal actions.
+    pub handlers: SignalHandlers,
+    /// Attributes that belong to its memory.
+    pub attributes: Option<ProcessAnswers>,
+    /// Its umask.
+    pub umask: u32,
+    /// The kernel's vDSO, as it stands in the process.
+    pub vdso: Vec<u8>,
+}
+
+/// Saves a zombie: what its parent will read of it.
+///
+/// # Errors
+///
+/// When it was reaped meanwhile.
+pub fn capture_zombie(task: &FrozenTask) -> Result<Captured> {
+    let stat = stat::read(task.host_pid)?;
+    Ok(Captured {
+        task: Task { zombie: true, exit_code: stat.exit_code.cast_unsigned(), ..base(task, &stat) },
+        threads: Vec::new(),
+        handlers: SignalHandlers::default(),
+        attributes: None,
+        umask: 0,
+        vdso: Vec::new(),
+    })
+}
+
+/// Saves a living process's own state. `vdso` says where its vDSO is, start and end.
+///
+/// # Errors
+///
+/// A refusal that names the state, or what the kernel answered.
+pub fn capture(task: &mut FrozenTask, vdso: (u64, u64)) -> Result<Captured> {
+    let name = task.name.clone();
+    capture_alive(task, vdso).map_err(|error| Box::new((*error).in_task(&name)))
+}
+
+fn capture_alive(task: &mut FrozenTask, vdso: (u64, u64)) -> Result<Captured> {
+    let pid = task.host_pid;
+    let stat = stat::read(pid)?;
+    let process_status = status::read(pid)?;
+    refuse_process(pid)?;
+    let mut statuses = Vec::with_capacity(task.threads.len());
+    for thread in &task.threads {
+        let status = status::read_thread(pid, thread.host_tid)?;
+        refuse_thread(&task.name, thread, &status)?;
+        statuses.push(status);
+    }
+    let visit = visit::visit(task, vdso, &statuses)?;
+    let mut threads = Vec::with_capacity(task.threads.len());
+    for ((thread, status), answers) in task.threads.iter().zip(&statuses).zip(&visit.threads) {
+        threads.push(capture_thread(task.pid, thread, status, answers)?);
+    }
+    let leader = task.threads.first().ok_or_else(|| Error::new(Code::NoSuchTask, "saving a task"))?;
+    let shared = leader.stopped()?.pending(true)?;
+    let pending = signals::pending(&shared);
+    check_pending(&task.name, process_status.shd_pnd, &pending)?;
+    Ok(Captured {
+        task: Task {
+            interval_timers: visit.interval_timers,
+            limits: limits::record(&proc_limits::read(pid)?),
+            pending,
+            personality: personality::read(pid)?,
+            oom_score_adj: oom_score_adj::read(pid)?,
+            child_subreaper: visit.attributes.child_subreaper,
+            ..base(task, &stat)
+        },
+        threads,
+        handlers: visit.handlers,
+        attributes: Some(visit.attributes),
+        umask: process_status.umask.unwrap_or(0o022),
+        vdso: visit.vdso,
+    })
+}
+
+fn base(task: &FrozenTask, stat: &stat::Stat) -> Task {
+    Task {
+        pid: task.pid,
+        exit_signal: stat.exit_signal.unsigned_abs(),
+        name: stat.comm.clone(),
+        terminal_device: stat.tty_nr.cast_unsigned(),
+        ..Task::default()
+    }
+}
+
+fn capture_thread(
+    pid: u32,
+    thread: &FrozenThread,
+    status: &status::Status,
+    answers: &visit::ThreadAnswers,
+) -> Result<Thread> {
+    let stopped = thread.stopped()?;
+    let pending = signals::pending(&stopped.pending(false)?);
+    check_pending(&TaskName { pid, tid: Some(thread.tid), name: String::new() }, status.sig_pnd, &pending)?;
+    Ok(Thread {
+        pid,
+        tid: thread.tid,
+        registers: thread.registers.to_bytes(),
+        extended: stopped.extended()?,
+        signal_mask: thread.mask,
+        alt_stack: Some(answers.alt_stack),
+        pending,
+        rseq: answers.rseq.as_ref().map(rseq::record),
+        robust_list: futex::capture(thread.host_tid)?,
+        clear_child_tid: answers.attributes.clear_child_tid,
+        name: status.name.clone(),
+        scheduling: Some(scheduling::capture(thread.host_tid)?),
+        credentials: Some(credentials::capture(status, answers.attributes.secure_bits)),
+        parent_death_signal: answers.attributes.parent_death_signal,
+        timer_slack_ns: answers.attributes.timer_slack_ns,
+        restart: restart::capture(thread.host_tid, &thread.registers)?,
+    })
+}
+
+/// A legacy signal may be pending without a siginfo, when the user's queue was full: what PTRACE_PEEKSIGINFO
+/// lists must be all there is.
+fn check_pending(
+    name: &TaskName,
+    mask: u64,
+    listed: &[stillpoint_image::records::PendingSignal],
+) -> Result<()> {
+    let listed = signals::pending_mask(listed);
+    if mask == listed {
+        return Ok(());
+    }
+    Err(Error::new(Code::UnsupportedState, "saving pending signals")
+        .in_task(name)
+        .cause(format!("the kernel lists {listed:#x} of the pending signals {mask:#x} with their siginfo"))
+        .remedy("raise RLIMIT_SIGPENDING, or try again when they have been delivered")
+        .into())
+}
+
+fn refuse_process(pid: u32) -> Result<()> {
+    let timers = posix_timers::read(pid)?;
+    if let Some(timer) = timers.first() {
+        return Err(Error::new(Code::UnsupportedState, "saving timers")
+            .object(format!("POSIX timer {}", timer.id))
+            .cause("POSIX timers are not supported yet")
+            .into());
+    }
+    Ok(())
+}
+
+fn refuse_thread(name: &TaskName, thread: &FrozenThread, status: &status::Status) -> Result<()> {
+    let refused = |what: &str, cause: String| {
+        let name = TaskName { tid: Some(thread.host_tid), ..name.clone() };
+        Err(Error::new(Code::UnsupportedState, "saving a thread")
+            .in_task(&name)
+            .object(what)
+            .cause(cause)
+            .into())
+    };
+    if status.seccomp != 0 {
+        return refused("seccomp", format!("it runs in seccomp mode {}; not supported yet", status.seccomp));
+    }
+    if !thread.registers.is_native() {
+        return refused("a 32-bit task", "only 64-bit tasks are supported yet".into());
+    }
+    if status.x86_thread_features.as_ref().is_some_and(|features| !features.is_empty()) {
+        return refused("a shadow stack", "not supported yet".into());
+    }
+    if let Some(unknown) = status.unknown.first() {
+        let error = Error::new(Code::Unknown, "reading a thread's status").in_task(name);
+        return Err(error
+            .object(format!("line {} of /proc/{}/status", unknown.escape_ascii(), thread.host_tid))
+            .cause("this version does not know what it means")
+            .remedy("a newer stillpoint may know it")
+            .into());
+    }
+    if arch::io_permissions(&thread.registers) || thread.stopped()?.io_bitmap()? {
+        return refused("I/O port permissions", "not supported yet".into());
+    }
+    Ok(())
+}
+
+/// Whether a state row says that it is saved; used by the matrix.
+#[must_use]
+pub fn is_saved(row: &SupportRow) -> bool {
+    row.state == State::Saved
+}

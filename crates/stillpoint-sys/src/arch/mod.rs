@@ -7,4 +7,6 @@ mod x86_64;
 pub use x86_64::*;
 
 #[cfg(not(target_arch = "x86_64"))]
-compile_error!("stillpoint-sys: this architecture is not supported yet; add crates/stillpoint-sys/src/arch/<name>");
+compile_error!(
+    "stillpoint-sys: this architecture is not supported yet; add crates/stillpoint-sys/src/arch/<name>"
+);

@@ -1,7 +1,11 @@
 //! x86-64.
 
+mod cpu;
 mod program;
 mod registers;
 
+pub use cpu::{enabled_xstate, xstate_size};
 pub use program::{SYSCALL_INSTRUCTION, program_loop};
-pub use registers::{EXTENDED_STATE_NOTE, NAME, Registers, TASK_SIZE, xstate_components};
+pub use registers::{
+    EXTENDED_STATE_NOTE, NAME, Registers, TASK_SIZE, io_permissions, xstate_components, xstate_mask,
+};

@@ -83,6 +83,11 @@ impl Registers {
         self.rip = ip;
     }
 
+    /// Sets the stack pointer.
+    pub fn set_stack(&mut self, sp: u64) {
+        self.rsp = sp;
+    }
+
     /// Whether it is a 64-bit task's code segment; a 32-bit one has 0x23.
     #[must_use]
     pub fn is_native(&self) -> bool {
@@ -147,6 +152,18 @@ impl Registers {
     pub fn failed_record(&self) -> Option<u64> {
         (self.r13 != 0).then_some(self.r13)
     }
+}
+
+/// The components that the kernel has enabled (XCR0), as the note tells in its software-reserved bytes.
+#[must_use]
+pub fn xstate_mask(note: &[u8]) -> Option<u64> {
+    note.get(464..472)?.try_into().ok().map(u64::from_le_bytes)
+}
+
+/// Whether the task may access I/O ports: iopl(2), in the flags.
+#[must_use]
+pub fn io_permissions(registers: &Registers) -> bool {
+    registers.eflags & 0x3000 != 0
 }
 
 /// The components that are in use in an NT_X86_XSTATE note: XSTATE_BV of the XSAVE header.

@@ -1,0 +1,108 @@
+//! Who is whose parent, in which session and process group, in terms of the tree.
+
+use std::collections::BTreeMap;
+
+use stillpoint_image::records::{Foreign, Task};
+use stillpoint_sys::proc::stat::{self, Stat};
+
+use crate::freeze::FrozenTask;
+use crate::{Code, Error, Result};
+
+/// The relations of a tree. Ids that are led from outside become 0.
+pub(super) struct Relations {
+    by_pid: BTreeMap<u32, Entry>,
+    foreign: Option<Foreign>,
+}
+
+struct Entry {
+    parent: u32,
+    process_group: u32,
+    session: u32,
+}
+
+impl Relations {
+    /// Reads them.
+    ///
+    /// The root's session and group may be led from outside: by the shell that started it. Any other must have
+    /// its leader in the tree, or nothing could lead it after a restore.
+    pub(super) fn read(tasks: &[FrozenTask]) -> Result<Self> {
+        let inside: BTreeMap<u32, u32> = tasks.iter().map(|task| (task.host_pid, task.pid)).collect();
+        let mut stats = Vec::with_capacity(tasks.len());
+        for task in tasks {
+            stats.push(stat::read(task.host_pid)?);
+        }
+        let Some(root) = stats.first() else {
+            return Err(Error::new(Code::NoSuchTask, "reading relations").into());
+        };
+        let (session, group) = (root.session, root.pgrp);
+        let lookup = |id: i32| u32::try_from(id).ok().and_then(|id| inside.get(&id)).copied();
+        let foreign = (lookup(session).is_none() || lookup(group).is_none()).then(|| foreign(root, &lookup));
+        let mut by_pid = BTreeMap::new();
+        for (n, (task, stat)) in tasks.iter().zip(&stats).enumerate() {
+            let resolve = |id: i32, of_root: i32, what: &str| match lookup(id) {
+                Some(pid) => Ok(pid),
+                None if id == of_root => Ok(0),
+                None => Err(Error::new(Code::UnsupportedState, "reading relations")
+                    .in_task(&task.name)
+                    .cause(format!("its {what} {id} has no leader in the tree"))
+                    .remedy("not supported yet")),
+            };
+            let parent = if n == 0 { 0 } else { lookup(stat.ppid.cast_signed()).unwrap_or(0) };
+            let entry = Entry {
+                parent,
+                process_group: resolve(stat.pgrp, group, "process group")?,
+                session: resolve(stat.session, session, "session")?,
+            };
+            by_pid.insert(task.pid, entry);
+        }
+        Ok(Relations { by_pid, foreign })
+    }
+
+    /// Fills a task's relations in.
+    pub(super) fn complete(&self, task: Task) -> Task {
+        match self.by_pid.get(&task.pid) {
+            Some(entry) => Task {
+                parent: entry.parent,
+                process_group: entry.process_group,
+                session: entry.session,
+                ..task
+            },
+            None => task,
+        }
+    }
+
+    /// What is led from outside, for the image's header.
+    pub(super) fn foreign(&self) -> Option<Foreign> {
+        self.foreign
+    }
+
+    /// What the user should know.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let Some(foreign) = &self.foreign else { return Vec::new() };
+        let mut led = Vec::new();
+        if foreign.session != 0 {
+            led.push(format!("session {}", foreign.session));
+        }
+        if foreign.process_group != 0 {
+            led.push(format!("process group {}", foreign.process_group));
+        }
+        match led.is_empty() {
+            true => Vec::new(),
+            false => vec![format!(
+                "{} led from outside the tree; restored in the foreground, the tree joins those of restore, detached it \
+                 gets its own",
+                led.join(" and ") + if led.len() == 1 { " is" } else { " are" }
+            )],
+        }
+    }
+}
+
+fn foreign(root: &Stat, lookup: &dyn Fn(i32) -> Option<u32>) -> Foreign {
+    let outside = |id: i32| if lookup(id).is_some() { 0 } else { id.unsigned_abs() };
+    Foreign {
+        session: outside(root.session),
+        process_group: outside(root.pgrp),
+        terminal: root.tty_nr != 0,
+        foreground: root.tty_nr != 0 && root.tpgid == root.pgrp,
+    }
+}

@@ -1,0 +1,377 @@
+//! The areas of a process: recognised by what the kernel shows of them, and refused where it shows something that
+//! nothing here rebuilds.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use stillpoint_image::records::{Area, Backing, FileName, Mm};
+use stillpoint_sys::pagemap::PageMap;
+use stillpoint_sys::proc::number::coredump_filter;
+use stillpoint_sys::proc::smaps::{self, Area as Seen};
+use stillpoint_sys::proc::{auxv, stat};
+
+use super::shared::SharedAreas;
+use crate::freeze::FrozenTask;
+use crate::kind::{Key, Met, Objects, identity};
+use crate::task::ProcessAnswers;
+use crate::{Code, Error, Result};
+
+/// Flags of smaps that say nothing beyond what is saved otherwise, or that a restore sets.
+///
+/// rd wr ex: protection; mr mw me ms: what it may be raised to, which the file's mode gives; sh: shared; gd:
+/// growing stack; ac: accounted; nr: MAP_NORESERVE; lo: locked; lf: locked on fault; sr rr: read-ahead advice; dc dd
+/// wf: fork and dump advice; hg nh mg: huge pages and merging; sd: soft-dirty; de: may not be expanded (vDSO).
+const KNOWN: &[&[u8; 2]] = &[
+    b"rd", b"wr", b"ex", b"mr", b"mw", b"me", b"ms", b"sh", b"gd", b"ac", b"nr", b"lo", b"lf", b"sr", b"rr",
+    b"dc", b"dd", b"wf", b"hg", b"nh", b"mg", b"sd",
+];
+
+/// Flags that name what is refused.
+const REFUSED: &[(&[u8; 2], &str)] = &[
+    (b"pf", "a mapping of device memory"),
+    (b"io", "a mapping of device memory"),
+    (b"mm", "a mapping of device memory"),
+    (b"ht", "huge page files (hugetlb) are not supported yet"),
+    (b"um", "it is watched by userfaultfd"),
+    (b"uw", "it is watched by userfaultfd"),
+    (b"ui", "it is watched by userfaultfd"),
+    (b"sl", "it is sealed (mseal); not supported yet"),
+    (b"ss", "it is a shadow stack; not supported yet"),
+    (b"dp", "it may be dropped under memory pressure (MAP_DROPPABLE)"),
+    (b"de", "a mapping of kernel or device memory that may not be resized"),
+];
+
+/// Whether this version knows a flag of smaps in an image, for an area of that backing.
+#[must_use]
+pub fn is_known_flag(flag: &str, backing: Backing) -> bool {
+    matches!(backing, Backing::Vdso | Backing::Vvar)
+        || KNOWN.iter().any(|known| known.as_slice() == flag.as_bytes())
+}
+
+/// The memory of a process as it was captured; its contents are read later.
+#[derive(Debug)]
+pub struct CapturedMm {
+    /// The object's id.
+    pub object: u64,
+    /// The process, in the caller's pid namespace.
+    pub pid: u32,
+    /// Ranges whose pages are to be saved, ascending.
+    pub ranges: Vec<PageRange>,
+}
+
+/// Pages to be saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageRange {
+    /// First address.
+    pub start: u64,
+    /// First address after it.
+    pub end: u64,
+    /// Whether pages of zero bytes may be left out: untouched memory reads as zero.
+    pub zero_elided: bool,
+    /// Whether the task itself may read it; else it is read by force.
+    pub readable: bool,
+}
+
+/// A process's areas, read once: where its vDSO is must be known before it is visited.
+#[derive(Debug)]
+pub struct Areas {
+    seen: Vec<Seen>,
+}
+
+impl Areas {
+    /// Reads them.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answered, or a text that is not understood.
+    pub fn read(task: &FrozenTask) -> Result<Self> {
+        Ok(Areas { seen: smaps::read(task.host_pid)? })
+    }
+
+    /// Where the vDSO is.
+    ///
+    /// # Errors
+    ///
+    /// A refusal when there is none: nothing to enter the kernel by.
+    pub fn vdso(&self, task: &FrozenTask) -> Result<(u64, u64)> {
+        self.seen
+            .iter()
+            .find(|area| area.map.name == b"[vdso]")
+            .map(|area| (area.map.start, area.map.end))
+            .ok_or_else(|| {
+                Error::new(Code::UnsupportedArea, "visiting a task")
+                    .in_task(&task.name)
+                    .cause("it has no vDSO, which stillpoint needs to make calls in it")
+                    .remedy("boot without vdso=0; a program that unmaps its vDSO is not supported yet")
+                    .into()
+            })
+    }
+}
+
+/// Saves the areas of a process as an object, and finds the pages to be saved.
+///
+/// # Errors
+///
+/// A refusal that names the area.
+pub fn capture(
+    task: &FrozenTask,
+    areas: &Areas,
+    attributes: &ProcessAnswers,
+    objects: &mut Objects,
+    shared: &mut SharedAreas,
+) -> Result<CapturedMm> {
+    let pid = task.host_pid;
+    let mut capture = Capture { task, objects, shared, pages: PageMap::open(pid)?, ranges: Vec::new() };
+    let mut records = Vec::with_capacity(areas.seen.len());
+    for seen in &areas.seen {
+        let record = capture.area(seen).map_err(|error| {
+            let error = Error { object: Some(describe(seen)), ..*error };
+            Box::new(error.in_task(&task.name))
+        })?;
+        records.extend(record);
+    }
+    let ranges = capture.ranges;
+    let executable = file_name(objects, &format!("/proc/{pid}/exe").into(), "saving the executable")
+        .map_err(|error| Box::new((*error).in_task(&task.name)))?;
+    let stat = stat::read(pid)?;
+    let mm = Mm {
+        start_code: stat.start_code,
+        end_code: stat.end_code,
+        start_data: stat.start_data,
+        end_data: stat.end_data,
+        start_brk: stat.start_brk,
+        brk: attributes.brk,
+        start_stack: stat.start_stack,
+        arg_start: stat.arg_start,
+        arg_end: stat.arg_end,
+        env_start: stat.env_start,
+        env_end: stat.env_end,
+        auxv: auxv::read(pid)?.bytes,
+        executable,
+        dumpable: attributes.dumpable,
+        coredump_filter: coredump_filter::read(pid)?.unwrap_or(0),
+        thp_disabled: attributes.thp_disabled,
+        areas: records,
+        membarrier: attributes.membarrier,
+    };
+    Ok(CapturedMm { object: objects.add("mm", &mm), pid, ranges })
+}
+
+struct Capture<'a> {
+    task: &'a FrozenTask,
+    objects: &'a mut Objects,
+    shared: &'a mut SharedAreas,
+    pages: PageMap,
+    ranges: Vec<PageRange>,
+}
+
+impl Capture<'_> {
+    fn area(&mut self, seen: &Seen) -> Result<Option<Area>> {
+        let map = &seen.map;
+        let name = map.name.as_slice();
+        let special = match name {
+            // The kernel maps it into every task, at one address.
+            b"[vsyscall]" => return Ok(None),
+            b"[vdso]" => Some(Backing::Vdso),
+            _ if name.starts_with(b"[vvar") => Some(Backing::Vvar),
+            _ => None,
+        };
+        if let Some(backing) = special {
+            return Ok(Some(record(seen, backing, 0)));
+        }
+        check_flags(seen)?;
+        if self.pages.guard_pages(map.start..map.end)?.into_iter().next().is_some() {
+            return Err(refused("it has guard regions (MADV_GUARD_INSTALL); not supported yet"));
+        }
+        let anonymous =
+            map.inode == 0 && (name.is_empty() || name.starts_with(b"[") || name.starts_with(b"/anon"));
+        match (anonymous, map.perms.shared) {
+            (true, false) => self.anonymous(seen).map(Some),
+            (false, true) if is_shared_anonymous(seen) => {
+                let object = self.shared.meet(self.objects, self.task.host_pid, seen);
+                Ok(Some(record(seen, Backing::SharedAnonymous, object)))
+            }
+            (false, shared) => self.file(seen, shared).map(Some),
+            (true, true) => Err(refused("a shared area without a file behind it")),
+        }
+    }
+
+    fn anonymous(&mut self, seen: &Seen) -> Result<Area> {
+        let name = seen.map.name.as_slice();
+        let label = match name {
+            b"" | b"[heap]" | b"[stack]" => b"".as_slice(),
+            _ => match name.strip_prefix(b"[anon:").and_then(|rest| rest.strip_suffix(b"]")) {
+                Some(label) => label,
+                None => return Err(unknown("this version does not know what kind of area it is")),
+            },
+        };
+        self.private_pages(seen, true)?;
+        Ok(Area { name: label.to_vec(), ..record(seen, Backing::Anonymous, 0) })
+    }
+
+    fn file(&mut self, seen: &Seen, shared: bool) -> Result<Area> {
+        refuse_special_file(&seen.map.name)?;
+        let object = self.mapped_file(seen)?;
+        if !shared {
+            self.private_pages(seen, false)?;
+        }
+        let backing = if shared { Backing::SharedFile } else { Backing::PrivateFile };
+        Ok(Area { opened_writable: shared && seen.has_flag(b"mw"), ..record(seen, backing, object) })
+    }
+
+    fn mapped_file(&mut self, seen: &Seen) -> Result<u64> {
+        let map = &seen.map;
+        let device = rustix::fs::makedev(map.dev.0, map.dev.1);
+        let id = match self.objects.meet(Key::FileName(device, map.inode, map.name.clone())) {
+            Met::Known(id) => return Ok(id),
+            Met::New(id) => id,
+        };
+        let path = std::path::Path::new(std::ffi::OsStr::from_bytes(&map.name));
+        let stat = rustix::fs::lstat(path).map_err(|errno| {
+            if map.name.ends_with(b" (deleted)") {
+                *refused("it maps a deleted file; not supported yet")
+            } else {
+                Error::new(Code::UnsupportedArea, "saving an area")
+                    .cause(format!("its file cannot be looked up: {errno}"))
+            }
+        })?;
+        if (stat.st_dev, stat.st_ino) != (device, map.inode) {
+            let cause =
+                "its file's name leads to another file now: it was deleted, renamed over or mounted over";
+            return Err(refused(cause));
+        }
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
+            return Err(refused("it maps something that is no regular file"));
+        }
+        let filesystem = rustix::fs::statfs(path)
+            .map_err(|errno| Error::new(Code::Failed, "saving an area").cause(errno))?
+            .f_type;
+        let filesystem = filesystem.cast_unsigned() & 0xffff_ffff;
+        let file = identity::identity(&map.name, &stat, filesystem);
+        self.objects.put(id, "file-name", &FileName { file: Some(file) });
+        Ok(id)
+    }
+
+    fn private_pages(&mut self, seen: &Seen, zero_elided: bool) -> Result<()> {
+        // The counters spare a scan of what has no page of its own; swapped pages count apart.
+        if seen.anonymous == 0 && seen.swap == 0 {
+            return Ok(());
+        }
+        let readable = seen.map.perms.read;
+        let range = seen.map.start..seen.map.end;
+        let runs = if zero_elided {
+            self.pages.private_pages(range)?
+        } else {
+            self.pages.private_pages_of_file(range)?
+        };
+        for run in runs {
+            self.ranges.push(PageRange { start: run.start, end: run.end, zero_elided, readable });
+        }
+        Ok(())
+    }
+}
+
+/// Saves a file behind one of the kernel's links as a "file-name".
+fn file_name(objects: &mut Objects, link: &PathBuf, doing: &str) -> Result<u64> {
+    let file =
+        identity::identify(link).map_err(|error| Box::new(Error { doing: doing.to_owned(), ..*error }))?;
+    let key = Key::FileName(file.device, file.inode, file.path.clone());
+    match objects.meet(key) {
+        Met::Known(id) => Ok(id),
+        Met::New(id) => {
+            objects.put(id, "file-name", &FileName { file: Some(file) });
+            Ok(id)
+        }
+    }
+}
+
+fn record(seen: &Seen, backing: Backing, object: u64) -> Area {
+    let map = &seen.map;
+    let protection = [
+        (map.perms.read, libc::PROT_READ),
+        (map.perms.write, libc::PROT_WRITE),
+        (map.perms.exec, libc::PROT_EXEC),
+    ]
+    .iter()
+    .filter(|(set, _)| *set)
+    .fold(0, |all, (_, bit)| all | bit.cast_unsigned());
+    Area {
+        start: map.start,
+        end: map.end,
+        protection,
+        backing: backing.into(),
+        object,
+        offset: map.offset,
+        flags: seen.vm_flags.iter().map(|flag| flag.escape_ascii().to_string()).collect(),
+        name: Vec::new(),
+        opened_writable: false,
+    }
+}
+
+fn check_flags(seen: &Seen) -> Result<()> {
+    for flag in &seen.vm_flags {
+        if let Some((_, why)) = REFUSED.iter().find(|(name, _)| *name == flag) {
+            return Err(refused(why));
+        }
+        if !KNOWN.contains(&flag) {
+            return Err(unknown(&format!("this version does not know its flag \"{}\"", flag.escape_ascii())));
+        }
+    }
+    if seen.protection_key.is_some_and(|key| key != 0) {
+        return Err(refused("it has a memory protection key; not supported yet"));
+    }
+    Ok(())
+}
+
+fn is_shared_anonymous(seen: &Seen) -> bool {
+    // mm/shmem.c, shmem_zero_setup: a file of the kernel's own tmpfs, called "dev/zero", that has no link.
+    seen.map.name == b"/dev/zero (deleted)" || seen.map.name.starts_with(b"[anon_shmem:")
+}
+
+fn refuse_special_file(name: &[u8]) -> Result<()> {
+    let known: &[(&[u8], &str)] = &[
+        (b"/SYSV", "it is System V shared memory; not supported yet"),
+        (b"/memfd:", "it maps a memfd; not supported yet"),
+        (b"/[aio]", "it is a ring of asynchronous I/O (io_setup), whose state the kernel does not give out"),
+        (b"/secretmem", "it is secret memory (memfd_secret), which the kernel shows to nobody"),
+        (b"anon_inode:[io_uring]", "it is a ring of io_uring"),
+        (b"anon_inode:[perf_event]", "it is a ring of perf events"),
+        (b"anon_inode:", "it maps a kernel object that has no file"),
+        (b"socket:", "it maps a socket's ring"),
+    ];
+    match known.iter().find(|(prefix, _)| name.starts_with(prefix)) {
+        Some((_, why)) => Err(refused(why)),
+        None if name.starts_with(b"/") => Ok(()),
+        None => Err(unknown("this version does not know what kind of area it is")),
+    }
+}
+
+/// How errors name an area.
+fn describe(seen: &Seen) -> String {
+    let map = &seen.map;
+    let bit = |set, letter| if set { letter } else { '-' };
+    format!(
+        "area {:x}-{:x} {}{}{}{} {}",
+        map.start,
+        map.end,
+        bit(map.perms.read, 'r'),
+        bit(map.perms.write, 'w'),
+        bit(map.perms.exec, 'x'),
+        if map.perms.shared { 's' } else { 'p' },
+        map.name.escape_ascii()
+    )
+    .trim_end()
+    .to_owned()
+}
+
+fn refused(cause: &str) -> Box<Error> {
+    Box::new(Error::new(Code::UnsupportedArea, "saving an area of memory").cause(cause))
+}
+
+fn unknown(cause: &str) -> Box<Error> {
+    Box::new(
+        Error::new(Code::Unknown, "saving an area of memory")
+            .cause(cause)
+            .remedy("a newer stillpoint may know it"),
+    )
+}

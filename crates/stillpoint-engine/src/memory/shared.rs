@@ -1,0 +1,91 @@
+//! Shared anonymous memory: one object however many tasks map it, at whatever addresses.
+
+use std::collections::BTreeMap;
+
+use stillpoint_image::records::SharedMemory;
+use stillpoint_sys::proc::smaps::Area as Seen;
+
+use super::areas::PageRange;
+use crate::kind::{Key, Met, Objects};
+
+/// A view of a shared object: where a task has mapped which part of it.
+#[derive(Debug, Clone, Copy)]
+pub struct View {
+    /// The task, in the caller's pid namespace.
+    pub pid: u32,
+    /// Its addresses.
+    pub range: PageRange,
+    /// The part of the object that starts there.
+    pub offset: u64,
+}
+
+/// The shared anonymous objects met so far.
+#[derive(Debug, Default)]
+pub struct SharedAreas {
+    views: BTreeMap<u64, Vec<View>>,
+}
+
+impl SharedAreas {
+    /// The object behind an area.
+    pub fn meet(&mut self, objects: &mut Objects, pid: u32, seen: &Seen) -> u64 {
+        let map = &seen.map;
+        let device = rustix::fs::makedev(map.dev.0, map.dev.1);
+        let id = match objects.meet(Key::SharedMemory(device, map.inode)) {
+            Met::Known(id) | Met::New(id) => id,
+        };
+        let range = PageRange { start: map.start, end: map.end, zero_elided: true, readable: map.perms.read };
+        self.views.entry(id).or_default().push(View { pid, range, offset: map.offset });
+        id
+    }
+
+    /// Makes the records of all objects, and returns what of each is to be read where: parts that do not overlap.
+    #[must_use]
+    pub fn finish(self, objects: &mut Objects) -> Vec<(u64, Vec<View>)> {
+        let mut all = Vec::with_capacity(self.views.len());
+        for (id, mut views) in self.views {
+            views.sort_by_key(|view| (view.offset, !view.range.readable));
+            let size =
+                views.iter().map(|view| view.offset + (view.range.end - view.range.start)).max().unwrap_or(0);
+            objects.put(id, "shared-memory", &SharedMemory { size });
+            all.push((id, without_overlap(views)));
+        }
+        all
+    }
+}
+
+/// Cuts views that are ordered by offset so that each part of the object is read once.
+fn without_overlap(views: Vec<View>) -> Vec<View> {
+    let mut done = 0;
+    let mut parts = Vec::with_capacity(views.len());
+    for mut view in views {
+        let end = view.offset + (view.range.end - view.range.start);
+        if end <= done {
+            continue;
+        }
+        if view.offset < done {
+            view.range.start += done - view.offset;
+            view.offset = done;
+        }
+        done = end;
+        parts.push(view);
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_part_is_read_once() {
+        let view = |start, end, offset| View {
+            pid: 1,
+            range: PageRange { start, end, zero_elided: true, readable: true },
+            offset,
+        };
+        let parts =
+            without_overlap(vec![view(0, 8, 0), view(100, 104, 2), view(200, 210, 4), view(300, 301, 20)]);
+        let got: Vec<_> = parts.iter().map(|part| (part.range.start, part.range.end, part.offset)).collect();
+        assert_eq!(got, [(0, 8, 0), (204, 210, 8), (300, 301, 20)]);
+    }
+}

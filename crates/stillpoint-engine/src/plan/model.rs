@@ -1,0 +1,286 @@
+//! The image's records in typed form, checked against each other. The reader has made sure that they are whole; here
+//! they are made sure to make sense, since an image may be made by anybody.
+
+use std::collections::{HashMap, HashSet};
+
+use stillpoint_image::records::{
+    Area, Backing, DescriptorTable, FileName, FsContext, Header, Mm, Object, SharedMemory, SignalHandlers,
+    Task, Thread,
+};
+use stillpoint_image::{ReadAt, VerifiedImage};
+use stillpoint_sys::arch::{self, Registers};
+
+use crate::memory::PAGE;
+use crate::{Code, Error, Result};
+
+/// Everything that a restore needs to know of a tree.
+#[derive(Debug)]
+pub struct Model {
+    /// The image's header.
+    pub header: Header,
+    /// Processes, parents before children; the first is the root.
+    pub processes: Vec<Process>,
+    /// Files that are executed or mapped, by object.
+    pub files: HashMap<u64, FileName>,
+    /// Shared anonymous memory, by object: its size in bytes.
+    pub shared: HashMap<u64, u64>,
+    /// Objects of open files, in the image's order; those of the registry.
+    pub objects: Vec<Object>,
+}
+
+/// A process of the tree.
+#[derive(Debug)]
+pub struct Process {
+    /// Its own record.
+    pub task: Task,
+    /// Its threads, the leader first; none of a zombie.
+    pub threads: Vec<Thread>,
+    /// Its memory, descriptors, working directory and signal handlers; none of a zombie.
+    pub body: Option<Body>,
+    /// Indices of its children.
+    pub children: Vec<usize>,
+}
+
+/// What a living process has.
+#[derive(Debug)]
+pub struct Body {
+    /// Its memory.
+    pub mm: Mm,
+    /// Its open descriptors.
+    pub table: DescriptorTable,
+    /// Working directory, root, umask.
+    pub fs: FsContext,
+    /// Signal actions.
+    pub handlers: SignalHandlers,
+}
+
+/// Kinds of objects that the engine itself rebuilds; all others are the registry's.
+const OWN_KINDS: &[&str] =
+    &["mm", "descriptor-table", "fs-context", "signal-handlers", "file-name", "shared-memory"];
+
+impl Model {
+    /// Reads the model out of a verified image.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::ImageInconsistent`] or [`Code::ImageUnknown`].
+    pub fn read<S: ReadAt>(image: &VerifiedImage<S>) -> Result<Self> {
+        let header = image.header().clone();
+        let by_id: HashMap<u64, &Object> = image.objects().iter().map(|object| (object.id, object)).collect();
+        let mut model = Model {
+            header,
+            processes: Vec::with_capacity(image.tasks().len()),
+            files: HashMap::new(),
+            shared: HashMap::new(),
+            objects: Vec::new(),
+        };
+        for object in image.objects() {
+            match object.kind.as_str() {
+                "file-name" => drop(model.files.insert(object.id, decode(object)?)),
+                "shared-memory" => {
+                    let memory: SharedMemory = decode(object)?;
+                    if memory.size == 0 || memory.size % PAGE != 0 || memory.size > arch::TASK_SIZE {
+                        return Err(inconsistent(format!("shared memory of {} bytes", memory.size)));
+                    }
+                    model.shared.insert(object.id, memory.size);
+                }
+                kind if OWN_KINDS.contains(&kind) => {}
+                _ => model.objects.push(object.clone()),
+            }
+        }
+        let mut index = HashMap::new();
+        let mut memories = HashSet::new();
+        for saved in image.tasks() {
+            let (task, threads) = (&saved.task, &saved.threads);
+            check_ids(task, threads)?;
+            let body = if task.zombie { None } else { Some(model.body(task, &by_id)?) };
+            if body.is_some() && !memories.insert(task.mm) {
+                return Err(inconsistent(format!("processes that share memory, {} among them", task.pid)));
+            }
+            let at = model.processes.len();
+            match (at, index.get(&task.parent)) {
+                (0, _) if task.parent == 0 => {}
+                (1.., Some(&parent)) => {
+                    let parent: &mut Process = lookup(&mut model.processes, parent)?;
+                    if parent.task.zombie {
+                        return Err(inconsistent(format!("a zombie that has child {}", task.pid)));
+                    }
+                    parent.children.push(at);
+                }
+                _ => {
+                    return Err(inconsistent(format!(
+                        "process {} whose parent {} is not before it",
+                        task.pid, task.parent
+                    )));
+                }
+            }
+            if index.insert(task.pid, at).is_some() {
+                return Err(inconsistent(format!("process {} twice", task.pid)));
+            }
+            let process =
+                Process { task: task.clone(), threads: threads.clone(), body, children: Vec::new() };
+            model.processes.push(process);
+        }
+        match model.processes.first() {
+            Some(root) if !root.task.zombie && root.task.pid == model.header.root_pid => Ok(model),
+            _ => Err(inconsistent("no living root process".into())),
+        }
+    }
+
+    fn body(&self, task: &Task, by_id: &HashMap<u64, &Object>) -> Result<Body> {
+        let mm: Mm = part(by_id, task.mm, "mm")?;
+        self.check_areas(&mm)?;
+        if !self.files.contains_key(&mm.executable) {
+            return Err(inconsistent(format!("process {} without an executable", task.pid)));
+        }
+        let table: DescriptorTable = part(by_id, task.descriptors, "descriptor-table")?;
+        let mut last = None;
+        for descriptor in &table.descriptors {
+            if last.is_some_and(|last| last >= descriptor.number)
+                || descriptor.number > i32::MAX.unsigned_abs()
+            {
+                return Err(inconsistent(format!("descriptor {} out of order", descriptor.number)));
+            }
+            last = Some(descriptor.number);
+            let known = by_id.get(&descriptor.file).is_some_and(|o| !OWN_KINDS.contains(&o.kind.as_str()));
+            if !known {
+                return Err(inconsistent(format!("descriptor {} without an open file", descriptor.number)));
+            }
+        }
+        let fs = part(by_id, task.fs, "fs-context")?;
+        let handlers = part(by_id, task.handlers, "signal-handlers")?;
+        Ok(Body { mm, table, fs, handlers })
+    }
+
+    fn check_areas(&self, mm: &Mm) -> Result<()> {
+        let mut last = 0;
+        for area in &mm.areas {
+            let bad = |why: &str| Err(inconsistent(format!("area {:x}-{:x}: {why}", area.start, area.end)));
+            if area.start < last || area.end <= area.start || area.end > arch::TASK_SIZE {
+                return bad("it is empty, overlaps or lies outside of user memory");
+            }
+            last = area.end;
+            if area.start % PAGE != 0
+                || area.end % PAGE != 0
+                || area.offset % PAGE != 0
+                || area.protection > 7
+            {
+                return bad("it is not of whole pages");
+            }
+            let length = area.end - area.start;
+            match area.backing() {
+                Backing::Anonymous | Backing::Vvar | Backing::Vdso if area.object == 0 => {}
+                Backing::PrivateFile | Backing::SharedFile if self.files.contains_key(&area.object) => {}
+                Backing::SharedAnonymous => match self.shared.get(&area.object) {
+                    Some(&size) if area.offset.checked_add(length).is_some_and(|end| end <= size) => {}
+                    _ => return bad("it is not part of its shared memory"),
+                },
+                _ => return bad("what is behind it is not in the image"),
+            }
+            if let Some(flag) =
+                area.flags.iter().find(|flag| !crate::memory::areas::is_known_flag(flag, area.backing()))
+            {
+                return Err(Error::new(Code::ImageUnknown, "reading the image")
+                    .object(format!("area {:x}-{:x}", area.start, area.end))
+                    .cause(format!("this version does not know its flag {flag:?}"))
+                    .remedy("restore it with the version that made it")
+                    .into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Every id that must be free: of processes and threads.
+    pub fn ids(&self) -> impl Iterator<Item = u32> + '_ {
+        self.processes.iter().flat_map(|process| {
+            let threads =
+                process.threads.iter().map(|thread| thread.tid).filter(|&tid| tid != process.task.pid);
+            std::iter::once(process.task.pid).chain(threads)
+        })
+    }
+
+    /// All areas of all processes.
+    pub fn areas(&self) -> impl Iterator<Item = &Area> + '_ {
+        self.processes.iter().filter_map(|process| process.body.as_ref()).flat_map(|body| &body.mm.areas)
+    }
+
+    /// The living processes, with what they have.
+    pub fn living(&self) -> impl Iterator<Item = (usize, &Process, &Body)> + '_ {
+        self.processes
+            .iter()
+            .enumerate()
+            .filter_map(|(n, process)| Some((n, process, process.body.as_ref()?)))
+    }
+
+    /// The largest descriptor number of any process.
+    #[must_use]
+    pub fn largest_descriptor(&self) -> u32 {
+        self.living().flat_map(|(_, _, body)| &body.table.descriptors).map(|d| d.number).max().unwrap_or(0)
+    }
+
+    /// Number of threads.
+    #[must_use]
+    pub fn thread_count(&self) -> u64 {
+        self.processes.iter().map(|process| process.threads.len() as u64).sum()
+    }
+}
+
+fn check_ids(task: &Task, threads: &[Thread]) -> Result<()> {
+    let bad = |why: &str| Err(inconsistent(format!("process {}: {why}", task.pid)));
+    if task.pid == 0 || task.pid > i32::MAX.unsigned_abs() {
+        return bad("its id is not one that a process can have");
+    }
+    if task.zombie {
+        return if threads.is_empty() { Ok(()) } else { bad("a zombie with threads") };
+    }
+    if threads.first().is_none_or(|leader| leader.tid != task.pid) {
+        return bad("its first thread does not lead it");
+    }
+    for thread in threads {
+        if thread.tid == 0 || thread.tid > i32::MAX.unsigned_abs() {
+            return bad("a thread's id is not one that a thread can have");
+        }
+        if Registers::from_bytes(&thread.registers).is_none_or(|registers| !registers.is_native()) {
+            return bad("a thread's registers are not those of a 64-bit task");
+        }
+        if thread.credentials.is_none() || thread.scheduling.is_none() || thread.alt_stack.is_none() {
+            return bad("a thread's record lacks a part");
+        }
+        if thread.name.len() > 15 || thread.name.contains(&0) {
+            return bad("a thread's name is not one that the kernel has");
+        }
+    }
+    Ok(())
+}
+
+fn part<M: stillpoint_image::Message + Default>(
+    by_id: &HashMap<u64, &Object>,
+    id: u64,
+    kind: &str,
+) -> Result<M> {
+    match by_id.get(&id) {
+        Some(object) if object.kind == kind => decode(object),
+        _ => Err(inconsistent(format!("a process whose {kind} is not in the image"))),
+    }
+}
+
+fn decode<M: stillpoint_image::Message + Default>(object: &Object) -> Result<M> {
+    object.decode_body().map_err(|error| {
+        Box::new(
+            Error::new(Code::ImageInconsistent, "reading the image")
+                .object(format!("object {} ({})", object.id, object.kind))
+                .cause(error),
+        )
+    })
+}
+
+fn lookup<T>(list: &mut [T], at: usize) -> Result<&mut T> {
+    list.get_mut(at).ok_or_else(|| inconsistent("a process that is not there".into()))
+}
+
+/// An error about records that contradict each other.
+pub(crate) fn inconsistent(cause: String) -> Box<Error> {
+    Box::new(
+        Error::new(Code::ImageInconsistent, "reading the image").cause(format!("the image holds {cause}")),
+    )
+}

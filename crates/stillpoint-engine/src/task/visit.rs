@@ -1,0 +1,232 @@
+//! The visit to a frozen process: a program runs in each of its threads and asks what only they can.
+
+use stillpoint_image::records::{AltStack, IntervalTimer, SignalHandlers};
+use stillpoint_sys::proc::status::Status;
+use stillpoint_sys::program::{self, CODE_SIZE, Finished, Marker, Program, ProgramArea};
+use stillpoint_sys::ptrace::Rseq;
+use stillpoint_sys::{RemoteAddr, arch, vm};
+
+use super::attributes::{Defaults, ProcessAnswers, ProcessAttributes, ThreadAttributes};
+use super::signals::{Actions, AlternateStack};
+use super::timers::IntervalTimers;
+use super::{attributes, rseq};
+use crate::freeze::FrozenTask;
+use crate::{Code, Error, Result};
+
+/// What the visit learned of a process.
+#[derive(Debug)]
+pub(super) struct Visit {
+    pub(super) handlers: SignalHandlers,
+    pub(super) interval_timers: Vec<IntervalTimer>,
+    pub(super) attributes: ProcessAnswers,
+    pub(super) threads: Vec<ThreadAnswers>,
+    pub(super) vdso: Vec<u8>,
+}
+
+/// What it learned of a thread.
+#[derive(Debug)]
+pub(super) struct ThreadAnswers {
+    pub(super) alt_stack: AltStack,
+    pub(super) attributes: attributes::ThreadAnswers,
+    pub(super) rseq: Option<Rseq>,
+}
+
+/// Visits a process.
+pub(super) fn visit(task: &mut FrozenTask, vdso: (u64, u64), statuses: &[Status]) -> Result<Visit> {
+    let pid = task.host_pid;
+    let mut image = vec![0; usize::try_from(vdso.1 - vdso.0).unwrap_or(0)];
+    vm::read(pid, RemoteAddr(vdso.0), &mut image)?;
+    let instruction = find_instruction(&image, vdso.0)?;
+    let mut sequences = Vec::with_capacity(task.threads.len());
+    for thread in &mut task.threads {
+        let sequence = rseq::capture(thread.stopped()?)?;
+        if let Some(sequence) = &sequence {
+            let mut registers = thread.registers;
+            if rseq::leave_critical_section(thread.stopped()?, sequence, &mut registers)? {
+                thread.registers = registers;
+                thread.disturbed = true;
+            }
+        }
+        sequences.push(sequence);
+    }
+    let programs: Vec<(Program, Questions)> = (0..task.threads.len())
+        .map(|n| {
+            let mut program = Program::new();
+            let questions = Questions::ask(&mut program, n == 0);
+            (program, questions)
+        })
+        .collect();
+    let finished = run(task, instruction, &programs, statuses)?;
+    let mut threads = Vec::with_capacity(finished.len());
+    let mut process = None;
+    for (((_, questions), finished), rseq) in programs.iter().zip(&finished).zip(sequences) {
+        questions.defaults.check(finished)?;
+        if let Some(asked) = &questions.process {
+            process = Some((
+                asked.actions.answer(finished),
+                asked.timers.answer(finished),
+                asked.attributes.answer(finished)?,
+            ));
+        }
+        threads.push(ThreadAnswers {
+            alt_stack: questions.alt_stack.answer(finished),
+            attributes: questions.attributes.answer(finished),
+            rseq,
+        });
+    }
+    let (handlers, interval_timers, attributes) = process
+        .ok_or_else(|| Error::new(Code::NoSuchTask, "visiting a task").cause("it has no thread left"))?;
+    Ok(Visit { handlers, interval_timers, attributes, threads, vdso: image })
+}
+
+struct Questions {
+    alt_stack: AlternateStack,
+    attributes: ThreadAttributes,
+    defaults: Defaults,
+    process: Option<ProcessQuestions>,
+}
+
+struct ProcessQuestions {
+    actions: Actions,
+    timers: IntervalTimers,
+    attributes: ProcessAttributes,
+}
+
+impl Questions {
+    fn ask(program: &mut Program, leader: bool) -> Self {
+        Questions {
+            alt_stack: AlternateStack::ask(program),
+            attributes: ThreadAttributes::ask(program),
+            defaults: Defaults::ask(program, leader),
+            process: leader.then(|| ProcessQuestions {
+                actions: Actions::ask(program),
+                timers: IntervalTimers::ask(program),
+                attributes: ProcessAttributes::ask(program),
+            }),
+        }
+    }
+}
+
+/// Maps a program area, runs one program per thread, all at once, and unmaps the area whatever happened.
+fn run(
+    task: &mut FrozenTask,
+    instruction: RemoteAddr,
+    programs: &[(Program, Questions)],
+    statuses: &[Status],
+) -> Result<Vec<Finished>> {
+    let largest = programs.iter().map(|(program, _)| program.size()).max().unwrap_or(0);
+    let slots = u32::try_from(programs.len()).unwrap_or(u32::MAX);
+    let mut area = ProgramArea { start: RemoteAddr(0), slot_size: largest.next_multiple_of(64), slots };
+    let size = area.size().next_multiple_of(CODE_SIZE);
+    let pid = task.host_pid;
+    let address = leader_call(
+        task,
+        instruction,
+        "mapping a program area",
+        libc::SYS_mmap,
+        [
+            0,
+            size,
+            (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC).unsigned_abs().into(),
+            (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS).unsigned_abs().into(),
+            u64::MAX,
+            0,
+        ],
+    )?;
+    area.start = RemoteAddr(address.cast_unsigned());
+    let outcome =
+        area.install(pid).map_err(Into::into).and_then(|()| run_in(task, &area, programs, statuses));
+    let unmapped = leader_call(
+        task,
+        instruction,
+        "unmapping the program area",
+        libc::SYS_munmap,
+        [area.start.0, size, 0, 0, 0, 0],
+    );
+    let finished = outcome?;
+    unmapped?;
+    Ok(finished)
+}
+
+fn run_in(
+    task: &mut FrozenTask,
+    area: &ProgramArea,
+    programs: &[(Program, Questions)],
+    statuses: &[Status],
+) -> Result<Vec<Finished>> {
+    let pid = task.pid;
+    let mut started = Vec::with_capacity(programs.len());
+    let mut failure: Option<Box<Error>> = None;
+    for (slot, ((thread, (program, _)), status)) in
+        (0u32..).zip(task.threads.iter_mut().zip(programs).zip(statuses))
+    {
+        let marker = match marker(pid, thread.tid, status) {
+            Ok(marker) => marker,
+            Err(error) => {
+                failure = Some(error);
+                break;
+            }
+        };
+        match thread.take().and_then(|stopped| Ok(program::start(program, stopped, area, slot, marker)?)) {
+            Ok(running) => started.push(running),
+            Err(error) => {
+                failure = Some(error);
+                break;
+            }
+        }
+    }
+    let mut finished = Vec::with_capacity(started.len());
+    for (thread, running) in task.threads.iter_mut().zip(started) {
+        match running.finish(|_| {}) {
+            Ok((stopped, answers)) => {
+                thread.stopped = Some(stopped);
+                finished.push(answers);
+            }
+            Err(error) => {
+                failure.get_or_insert_with(|| error.into());
+            }
+        }
+    }
+    match failure {
+        None => Ok(finished),
+        Some(error) => Err(error),
+    }
+}
+
+/// Signals that do no harm when they reach a process that neither handles nor is traced: ignored by default.
+const IGNORED_BY_DEFAULT: u64 = 1 << (libc::SIGURG - 1) | 1 << (libc::SIGWINCH - 1);
+
+fn marker(pid: u32, tid: u32, status: &Status) -> Result<Marker> {
+    let harmless = (status.sig_ign | IGNORED_BY_DEFAULT) & !status.sig_cgt;
+    Marker::choose(pid, tid, status.sig_pnd | status.shd_pnd, harmless).ok_or_else(|| {
+        Error::new(Code::UnsupportedState, "visiting a thread")
+            .object(format!("thread {tid}"))
+            .cause("every signal is pending for it")
+            .into()
+    })
+}
+
+fn leader_call(
+    task: &mut FrozenTask,
+    instruction: RemoteAddr,
+    what: &str,
+    number: i64,
+    arguments: [u64; 6],
+) -> Result<i64> {
+    let leader = task.threads.first_mut().ok_or_else(|| Error::new(Code::NoSuchTask, "visiting a task"))?;
+    let (stopped, result) = program::single(leader.take()?, instruction, what, number, arguments)?;
+    leader.stopped = Some(stopped);
+    Ok(result)
+}
+
+fn find_instruction(vdso: &[u8], start: u64) -> Result<RemoteAddr> {
+    let at =
+        vdso.windows(arch::SYSCALL_INSTRUCTION.len()).position(|bytes| bytes == arch::SYSCALL_INSTRUCTION);
+    match at {
+        Some(at) => Ok(RemoteAddr(start + at as u64)),
+        None => Err(Error::new(Code::UnsupportedState, "visiting a task")
+            .object("[vdso]")
+            .cause("it holds no instruction that enters the kernel")
+            .into()),
+    }
+}
