@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Subcommand};
 use clap_complete::Shell;
+use stillpoint_engine::kind::registry;
 use stillpoint_engine::{Code, Error};
 
 use super::CommandLine;
@@ -35,6 +36,8 @@ enum What {
     },
     /// Print the table of error codes, docs/errors.md
     Errors,
+    /// Print what is saved and what is refused, SUPPORT.md
+    Support,
 }
 
 impl Generate {
@@ -56,6 +59,7 @@ impl Generate {
                 print(printer, &script)
             }
             What::Errors => print(printer, errors::markdown().as_bytes()),
+            What::Support => print(printer, registry::support_markdown().as_bytes()),
         }
     }
 }
