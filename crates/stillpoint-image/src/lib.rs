@@ -21,7 +21,7 @@
 //!
 //! let mut writer = Writer::new(Vec::new())?;
 //! writer.header(&Header { root_pid: 7, tasks: 1, threads: 1, ..Header::default() })?;
-//! writer.object(&Object::with_body(1, "pipe", &Pipe { capacity: 65536, queued: 5, fifo: None }))?;
+//! writer.object(&Object::with_body(1, "pipe", &Pipe { capacity: 65536, queued: 5, ..Pipe::default() }))?;
 //! writer.task(&Task { pid: 7, ..Task::default() })?;
 //! writer.thread(&Thread { pid: 7, tid: 7, ..Thread::default() })?;
 //! // Encoding is pure: it may run on any thread, and borrows the bytes it can leave where they are.

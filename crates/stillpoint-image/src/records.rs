@@ -236,6 +236,16 @@ pub struct Pipe {
     /// set for a FIFO that has a name
     #[prost(message, optional, tag = "3")]
     pub fifo: ::core::option::Option<FileIdentity>,
+    /// owner and permission bits of the inode, for one without a name
+    #[prost(uint32, tag = "4")]
+    pub uid: u32,
+    #[prost(uint32, tag = "5")]
+    pub gid: u32,
+    #[prost(uint32, tag = "6")]
+    pub mode: u32,
+    /// of a FIFO: nobody has opened it for writing since its readers did
+    #[prost(bool, tag = "7")]
+    pub unwritten: bool,
 }
 /// kinds "pipe-end" and "fifo-end"
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -83,7 +83,7 @@ pub(crate) mod tests {
                 "regular-file",
                 &RegularFile { open: open(0o2001, 5), file: file(b"/tmp/\x1b[31mlog") },
             ),
-            Object::with_body(3, "pipe", &Pipe { capacity: 65536, queued: 5, fifo: None }),
+            Object::with_body(3, "pipe", &Pipe { capacity: 65536, queued: 5, ..Pipe::default() }),
             Object::with_body(4, "pipe-end", &PipeEnd { open: open(0, 0), pipe: 3 }),
             Object::with_body(
                 5,

@@ -38,6 +38,6 @@ pub(crate) fn header() -> Header {
 pub(crate) fn objects() -> [Object; 2] {
     [
         Object { id: 1, kind: "mm".into(), body: Vec::new() },
-        Object::with_body(u64::MAX, "pipe", &Pipe { capacity: 65536, queued: 5, fifo: None }),
+        Object::with_body(u64::MAX, "pipe", &Pipe { capacity: 65536, queued: 5, ..Pipe::default() }),
     ]
 }
