@@ -153,7 +153,10 @@ fn a_part_of_an_area_is_told_as_areas_that_came_and_went() {
         let (areas, others) = told.iter().partition::<Vec<_>, _>(|d| d.path.ends_with("areas/ADDRESS"));
         assert!(areas.iter().any(|d| d.before == "absent") || change == "x", "{told:#?}");
         assert!(areas.iter().any(|d| d.after == "absent"), "{told:#?}");
-        assert!(others.iter().all(|d| d.path == "tasks/PID/pages/ADDRESS" && d.after == "absent"), "{told:#?}");
+        assert!(
+            others.iter().all(|d| d.path == "tasks/PID/pages/ADDRESS" && d.after == "absent"),
+            "{told:#?}"
+        );
         assert_eq!(others.len(), pages);
     }
 }
@@ -209,7 +212,10 @@ fn a_new_child_and_a_zombie_are_told() {
 #[test]
 fn a_new_thread_is_told() {
     let told = told("t");
-    assert!(told.iter().any(|d| d.path.starts_with("tasks/PID/threads/") && d.before == "absent"), "{told:#?}");
+    assert!(
+        told.iter().any(|d| d.path.starts_with("tasks/PID/threads/") && d.before == "absent"),
+        "{told:#?}"
+    );
     assert!(told.iter().any(|d| d.path.ends_with("stat/num_threads")), "{told:#?}");
 }
 

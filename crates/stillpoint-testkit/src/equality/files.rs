@@ -88,7 +88,14 @@ const KCMP_FILE: libc::c_int = 0;
 pub(super) fn same(pids: (u32, u32), kind: libc::c_int, which: (u32, u32)) -> io::Result<bool> {
     // SAFETY: kcmp takes five numbers and touches no memory of ours.
     let result = unsafe {
-        libc::syscall(libc::SYS_kcmp, pids.0, pids.1, kind, libc::c_ulong::from(which.0), libc::c_ulong::from(which.1))
+        libc::syscall(
+            libc::SYS_kcmp,
+            pids.0,
+            pids.1,
+            kind,
+            libc::c_ulong::from(which.0),
+            libc::c_ulong::from(which.1),
+        )
     };
     match result {
         0 => Ok(true),

@@ -87,7 +87,10 @@ impl Reader<'_> {
             return self.read_pages(pages, wanted);
         }
         if self.area.path.starts_with("/dev/zero (deleted)") || self.area.path.starts_with("/SYSV") {
-            return match File::open(format!("/proc/{}/map_files/{:x}-{:x}", self.pid, self.area.start, self.area.end)) {
+            return match File::open(format!(
+                "/proc/{}/map_files/{:x}-{:x}",
+                self.pid, self.area.start, self.area.end
+            )) {
                 Ok(file) => self.read_shared(&file, pages),
                 // An ordinary user may not: what this task has touched is what can be compared.
                 Err(_) => self.read_pages(pages, |i| entries[i] & (PRESENT | SWAPPED) != 0),
@@ -126,7 +129,8 @@ impl Reader<'_> {
                     match self.mem.read_exact_at(page, address) {
                         Ok(()) => self.hash(address, page, pages),
                         Err(e) => {
-                            let why = e.raw_os_error().map_or_else(|| e.to_string(), |n| format!("errno {n}"));
+                            let why =
+                                e.raw_os_error().map_or_else(|| e.to_string(), |n| format!("errno {n}"));
                             pages.insert(format!("{address:012x}"), format!("unreadable: {why}"));
                         }
                     }

@@ -86,7 +86,9 @@ pub const TIMER_SIGNALS: Rule = Rule {
     apply: |record| {
         const BITS: u64 = 1 << 13 | 1 << 25 | 1 << 26;
         for task in record.tasks.values_mut() {
-            let timer = |line: &String| ["signal 14 ", "signal 26 ", "signal 27 "].iter().any(|s| line.starts_with(s));
+            let timer = |line: &String| {
+                ["signal 14 ", "signal 26 ", "signal 27 "].iter().any(|s| line.starts_with(s))
+            };
             task.pending.retain(|line| !timer(line));
             for thread in task.threads.values_mut() {
                 for key in ["ShdPnd", "SigPnd"] {
@@ -97,6 +99,26 @@ pub const TIMER_SIGNALS: Rule = Rule {
                     }
                 }
             }
+        }
+    },
+};
+
+/// A pipe whose writer waits for room, for workloads that hold such pipes.
+pub const PIPE_ROOM: Rule = Rule {
+    name: "pipe-room",
+    reason: "how many bytes fit into a pipe depends on how they were cut into pages; a writer that waited for room may \
+             find some, and the reader verifies that every byte comes once and in order",
+    apply: |record| {
+        for fd in record.tasks.values_mut().flat_map(|task| task.fds.values_mut()) {
+            fd.file.remove("queued");
+        }
+        // What such a writer has in hand moves with it.
+        for task in record.tasks.values_mut() {
+            task.pages.clear();
+            task.threads.values_mut().for_each(|thread| {
+                thread.registers.retain(|name, _| name.ends_with("_base"));
+                thread.xstate.clear();
+            });
         }
     },
 };
@@ -153,8 +175,20 @@ const STANDARD: &[Rule] = &[
             stats(record, |stat| {
                 drop_keys(
                     stat,
-                    &["utime", "stime", "cutime", "cstime", "starttime", "minflt", "cminflt", "majflt", "cmajflt",
-                      "guest_time", "cguest_time", "delayacct_blkio_ticks"],
+                    &[
+                        "utime",
+                        "stime",
+                        "cutime",
+                        "cstime",
+                        "starttime",
+                        "minflt",
+                        "cminflt",
+                        "majflt",
+                        "cmajflt",
+                        "guest_time",
+                        "cguest_time",
+                        "delayacct_blkio_ticks",
+                    ],
                 );
             });
             threads(record, |_, thread| {
@@ -192,7 +226,9 @@ const STANDARD: &[Rule] = &[
     Rule {
         name: "old-signal-fields",
         reason: "stat's 32-bit signal masks repeat status",
-        apply: |record| stats(record, |stat| drop_keys(stat, &["signal", "blocked", "sigignore", "sigcatch"])),
+        apply: |record| {
+            stats(record, |stat| drop_keys(stat, &["signal", "blocked", "sigignore", "sigcatch"]))
+        },
     },
     Rule {
         name: "scheduler-state",

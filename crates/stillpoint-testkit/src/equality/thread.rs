@@ -13,8 +13,8 @@ const NT_X86_XSTATE: usize = 0x202;
 
 /// The layout of `struct user_regs_struct` (x86_64), in words.
 const REGISTERS: [&str; 27] = [
-    "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi", "orig_rax",
-    "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs",
+    "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi",
+    "orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs",
 ];
 
 /// Everything of one stopped thread.
@@ -57,13 +57,12 @@ fn waiting_in(registers: &BTreeMap<String, u64>) -> Option<i64> {
 /// Extended state by component, in a form in which "initial" is one value however the CPU marks it.
 fn xstate(area: &[u8]) -> Facts {
     let mut out = Facts::new();
-    let word = |at: usize| {
-        area.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_ne_bytes)
-    };
+    let word = |at: usize| area.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_ne_bytes);
     let present = word(512);
     out.insert("mxcsr".to_owned(), format!("{:#x}", word(24) & 0xffff_ffff));
     // Legacy: x87 (control .. data pointer, then ST0-7) and SSE (XMM0-15).
-    let x87 = [area.get(..24), area.get(32..160)].into_iter().flatten().flatten().copied().collect::<Vec<_>>();
+    let x87 =
+        [area.get(..24), area.get(32..160)].into_iter().flatten().flatten().copied().collect::<Vec<_>>();
     let mut initial_x87 = vec![0; 152];
     initial_x87[..2].copy_from_slice(&0x037f_u16.to_le_bytes());
     component(&mut out, "x87", &x87, present & 1 != 0 && x87 != initial_x87);
@@ -105,7 +104,8 @@ pub(super) fn pending(tid: u32, shared: bool) -> io::Result<Vec<String>> {
     loop {
         let args = PeekArgs { offset: out.len() as u64, flags: u32::from(shared), count: 1 };
         let mut info = [0_u8; size_of::<libc::siginfo_t>()];
-        let got = ptrace(libc::PTRACE_PEEKSIGINFO, tid, (&raw const args) as usize, info.as_mut_ptr() as usize)?;
+        let got =
+            ptrace(libc::PTRACE_PEEKSIGINFO, tid, (&raw const args) as usize, info.as_mut_ptr() as usize)?;
         if got == 0 {
             break;
         }
@@ -155,13 +155,16 @@ fn traced(tid: u32) -> io::Result<Facts> {
     ptrace(PTRACE_GETSIGMASK, tid, 8, (&raw mut mask) as usize)?;
     out.insert("sigmask".to_owned(), format!("{mask:016x}"));
     let config = rseq(tid)?;
-    let registration =
-        format!("{:#x} size {} signature {:#x} flags {}", config.pointer, config.size, config.signature, config.flags);
+    let registration = format!(
+        "{:#x} size {} signature {:#x} flags {}",
+        config.pointer, config.size, config.signature, config.flags
+    );
     out.insert("rseq".to_owned(), registration);
     let (mut head, mut len) = (0_u64, 0_u64);
     // SAFETY: the call writes one pointer and one length, both of which live in this frame.
     let got = unsafe { libc::syscall(libc::SYS_get_robust_list, tid, &raw mut head, &raw mut len) };
-    let robust = if got == 0 { format!("{head:#x} length {len}") } else { io::Error::last_os_error().to_string() };
+    let robust =
+        if got == 0 { format!("{head:#x} length {len}") } else { io::Error::last_os_error().to_string() };
     out.insert("robust_list".to_owned(), robust);
     Ok(out)
 }

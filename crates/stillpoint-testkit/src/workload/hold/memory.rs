@@ -78,7 +78,8 @@ fn aio(_: &Ctx) -> Held {
     Ok(Box::new(move || {
         let mut event = [0_u64; 4];
         let none = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        let got = sys!(libc::syscall(libc::SYS_io_getevents, context, 0, 1, event.as_mut_ptr(), &raw const none))?;
+        let got =
+            sys!(libc::syscall(libc::SYS_io_getevents, context, 0, 1, event.as_mut_ptr(), &raw const none))?;
         same!("events", got, 0);
         Ok(())
     }))

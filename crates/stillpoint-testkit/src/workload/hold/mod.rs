@@ -33,6 +33,7 @@ pub(crate) fn run(thing: &str, dir: &str) -> Check {
             sys!(libc::signal(libc::SIGTERM, libc::SIG_IGN))?;
             if sys!(libc::getpgrp())? == sys!(libc::getpid())? {
                 sys!(libc::kill(0, libc::SIGTERM))?;
+                sys!(libc::kill(0, libc::SIGCONT))?;
             }
             ctx.finished()
         }

@@ -58,10 +58,14 @@ pub(crate) fn run(ctx: &Ctx) -> Check {
             holds("the child's copy", common.part(0, 8 * PAGE).bytes(), 20)?;
             holds("the child's own page", common.part(8 * PAGE, PAGE).bytes(), 21)?;
             ensure!(wiped.bytes().iter().all(|&b| b == 0), "wipe-on-fork memory has contents in the child");
-            holds("memory without permissions, in the child", {
-                none.protect(libc::PROT_READ)?;
-                none.bytes()
-            }, 1)?;
+            holds(
+                "memory without permissions, in the child",
+                {
+                    none.protect(libc::PROT_READ)?;
+                    none.bytes()
+                },
+                1,
+            )?;
             none.protect(libc::PROT_NONE)
         })
     })?;

@@ -42,7 +42,8 @@ fn read() -> Check<Credentials> {
     let mut capabilities = [0_u32; 6];
     let mut header = CapHeader { version: VERSION_3, pid: 0 };
     sys!(libc::syscall(libc::SYS_capget, &raw mut header, capabilities.as_mut_ptr()))?;
-    let has = |option: i32, arg: u64, cap: u64| prctl(option, arg, cap).map_or(0, |n| u64::from(n == 1) << cap);
+    let has =
+        |option: i32, arg: u64, cap: u64| prctl(option, arg, cap).map_or(0, |n| u64::from(n == 1) << cap);
     Ok(Credentials {
         uids,
         gids,

@@ -82,8 +82,14 @@ pub(crate) fn run(ctx: &Ctx) -> Check {
     unsafe {
         let mut attributes: libc::pthread_mutexattr_t = std::mem::zeroed();
         pthread("attributes", libc::pthread_mutexattr_init(&raw mut attributes))?;
-        pthread("shared", libc::pthread_mutexattr_setpshared(&raw mut attributes, libc::PTHREAD_PROCESS_SHARED))?;
-        pthread("robust", libc::pthread_mutexattr_setrobust(&raw mut attributes, libc::PTHREAD_MUTEX_ROBUST))?;
+        pthread(
+            "shared",
+            libc::pthread_mutexattr_setpshared(&raw mut attributes, libc::PTHREAD_PROCESS_SHARED),
+        )?;
+        pthread(
+            "robust",
+            libc::pthread_mutexattr_setrobust(&raw mut attributes, libc::PTHREAD_MUTEX_ROBUST),
+        )?;
         pthread("mutex", libc::pthread_mutex_init(&raw mut (*shared).robust, &raw const attributes))?;
     }
     // SAFETY: lives in the mapping, which stays.

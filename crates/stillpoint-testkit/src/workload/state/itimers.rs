@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::support::{Check, Ctx, until};
 
 static TICKS: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
-const TIMERS: [(i32, i32); 3] =
-    [(libc::SIGALRM, libc::ITIMER_REAL), (libc::SIGVTALRM, libc::ITIMER_VIRTUAL), (libc::SIGPROF, libc::ITIMER_PROF)];
+const TIMERS: [(i32, i32); 3] = [
+    (libc::SIGALRM, libc::ITIMER_REAL),
+    (libc::SIGVTALRM, libc::ITIMER_VIRTUAL),
+    (libc::SIGPROF, libc::ITIMER_PROF),
+];
 
 extern "C" fn tick(signal: i32) {
     for (i, (own, _)) in TIMERS.iter().enumerate() {
@@ -45,8 +48,14 @@ pub(crate) fn run(ctx: &Ctx) -> Check {
                 // The two that count CPU time are kept in scheduler ticks on some kernels, rounded up.
                 let now = value.it_interval.tv_sec * 1_000_000 + value.it_interval.tv_usec;
                 same!(format!("interval of timer {timer}"), now, interval);
-                ensure!(value.it_value.tv_sec == 0 && value.it_value.tv_usec > 0, "timer {timer} is not armed");
-                ensure!(value.it_value.tv_usec <= interval + 10_000, "timer {timer} has more left than its interval");
+                ensure!(
+                    value.it_value.tv_sec == 0 && value.it_value.tv_usec > 0,
+                    "timer {timer} is not armed"
+                );
+                ensure!(
+                    value.it_value.tv_usec <= interval + 10_000,
+                    "timer {timer} has more left than its interval"
+                );
             }
             let before = TICKS.each_ref().map(|t| t.load(Ordering::SeqCst));
             until("every timer fires", || {

@@ -25,14 +25,26 @@ fn wait(kind: usize, ms: i64, pipe: i32) -> Check {
     // Each of these returns 0 when its time is over. The raw calls: the C library would hide some restarts.
     match kind {
         0 => sys!(libc::syscall(libc::SYS_nanosleep, &raw const time, &raw mut left)),
-        1 => sys!(libc::syscall(libc::SYS_clock_nanosleep, libc::CLOCK_MONOTONIC, 0, &raw const time, &raw mut left)),
+        1 => sys!(libc::syscall(
+            libc::SYS_clock_nanosleep,
+            libc::CLOCK_MONOTONIC,
+            0,
+            &raw const time,
+            &raw mut left
+        )),
         2 => {
             let mut until = now()?;
             until += i128::from(ms) * 1_000_000;
             time.tv_sec = (until / 1_000_000_000) as i64;
             time.tv_nsec = (until % 1_000_000_000) as i64;
             let abs = libc::TIMER_ABSTIME;
-            sys!(libc::syscall(libc::SYS_clock_nanosleep, libc::CLOCK_MONOTONIC, abs, &raw const time, 0_usize))
+            sys!(libc::syscall(
+                libc::SYS_clock_nanosleep,
+                libc::CLOCK_MONOTONIC,
+                abs,
+                &raw const time,
+                0_usize
+            ))
         }
         3 => {
             let mut poll = libc::pollfd { fd: pipe, events: libc::POLLIN, revents: 0 };
@@ -48,7 +60,8 @@ fn wait(kind: usize, ms: i64, pipe: i32) -> Check {
         }
         _ => {
             let word = 0_u32;
-            let result = sys!(libc::syscall(libc::SYS_futex, &raw const word, libc::FUTEX_WAIT, 0, &raw const time));
+            let result =
+                sys!(libc::syscall(libc::SYS_futex, &raw const word, libc::FUTEX_WAIT, 0, &raw const time));
             let error = std::io::Error::last_os_error().raw_os_error();
             ensure!(result.is_err() && error == Some(libc::ETIMEDOUT), "futex: {result:?}");
             Ok(0)

@@ -1,8 +1,9 @@
 //! The rseq area that the C library registered for each thread: still registered, still told the right CPU.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::support::{Check, Crew, Ctx, pause_ms};
+use crate::support::{Check, Crew, Ctx};
 
 unsafe extern "C" {
     static __rseq_offset: isize;
@@ -34,7 +35,10 @@ fn verify() -> Check {
             // Registering it once more fails with EBUSY only if it is registered with these very values.
             let again = sys!(libc::syscall(libc::SYS_rseq, area, 32_u32, 0, SIGNATURE));
             let error = std::io::Error::last_os_error().raw_os_error();
-            ensure!(again.is_err() && error == Some(libc::EBUSY), "the rseq area is not registered: errno {error:?}");
+            ensure!(
+                again.is_err() && error == Some(libc::EBUSY),
+                "the rseq area is not registered: errno {error:?}"
+            );
             return Ok(());
         }
     }
@@ -65,9 +69,10 @@ pub(crate) fn run(ctx: &Ctx) -> Check {
     let all = cpus()?;
     let crew = Crew::new();
     for _ in 0..2 {
-        crew.spawn(|| {
-            Ok(|_| {
-                pause_ms(5);
+        let shared = Arc::clone(&crew);
+        crew.spawn(move || {
+            Ok(move |tick| {
+                shared.wait_for_tick(tick);
                 verify()
             })
         })?;

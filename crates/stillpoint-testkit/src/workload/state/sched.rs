@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::support::{Check, Crew, Ctx, pause_ms};
+use crate::support::{Check, Crew, Ctx};
 
 /// `struct sched_attr`.
 #[repr(C)]
@@ -71,11 +71,12 @@ pub(crate) fn run(ctx: &Ctx) -> Check {
         (libc::SCHED_FIFO, 0, 2, 1, 0),
     ];
     for wanted in members {
+        let shared = Arc::clone(&crew);
         crew.spawn(move || {
             set(wanted)?;
             let before = read()?;
-            Ok(move |_| {
-                pause_ms(5);
+            Ok(move |tick| {
+                shared.wait_for_tick(tick);
                 same!("scheduling of a thread", read()?, before);
                 Ok(())
             })

@@ -46,7 +46,16 @@ struct QueueInfo {
 }
 
 fn info(signal: i32, value: u64) -> QueueInfo {
-    QueueInfo { signo: signal, errno: 5, code: libc::SI_QUEUE, pad: 0, pid: 77, uid: 88, value, rest: [0; 12] }
+    QueueInfo {
+        signo: signal,
+        errno: 5,
+        code: libc::SI_QUEUE,
+        pad: 0,
+        pid: 77,
+        uid: 88,
+        value,
+        rest: [0; 12],
+    }
 }
 
 /// Signals from 34 up are the program's.
@@ -63,7 +72,13 @@ fn take(signal: i32) -> Check<Option<QueueInfo>> {
     let set = 1_u64 << (signal - 1);
     let mut got = info(0, 0);
     let none = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    match sys!(libc::syscall(libc::SYS_rt_sigtimedwait, &raw const set, &raw mut got, &raw const none, 8_usize)) {
+    match sys!(libc::syscall(
+        libc::SYS_rt_sigtimedwait,
+        &raw const set,
+        &raw mut got,
+        &raw const none,
+        8_usize
+    )) {
         Ok(_) => Ok(Some(got)),
         Err(_) if std::io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN) => Ok(None),
         Err(error) => Err(error),
@@ -78,7 +93,8 @@ pub(crate) fn run(ctx: &Ctx) -> Check {
         libc::SA_NOCLDSTOP | libc::SA_NOCLDWAIT,
         0,
     ];
-    let handlers = [handler as *const () as usize, other_handler as *const () as usize, libc::SIG_IGN, libc::SIG_DFL];
+    let handlers =
+        [handler as *const () as usize, other_handler as *const () as usize, libc::SIG_IGN, libc::SIG_DFL];
     let signals = [1, 2, 3, 10, 12, 13, 15, 16, 17, 20, 21, 22, 23, 25, 28, 29, 40, 41, 50, 63, 64];
     for (i, signal) in signals.into_iter().enumerate() {
         set(signal, handlers[i % 4], flags[i % 5], &signals[..i % 6])?;

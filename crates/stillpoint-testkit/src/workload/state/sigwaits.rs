@@ -47,7 +47,9 @@ fn wait(kind: usize) -> Check {
     let result = match kind {
         0 => sys!(libc::syscall(libc::SYS_rt_sigsuspend, &raw const inner, 8_usize)),
         1 => sys!(libc::syscall(libc::SYS_ppoll, 0_usize, 0_usize, 0_usize, &raw const inner, 8_usize)),
-        2 => sys!(libc::syscall(libc::SYS_pselect6, 0, 0_usize, 0_usize, 0_usize, 0_usize, argument.as_ptr())),
+        2 => {
+            sys!(libc::syscall(libc::SYS_pselect6, 0, 0_usize, 0_usize, 0_usize, 0_usize, argument.as_ptr()))
+        }
         _ => sys!(libc::syscall(libc::SYS_pause)),
     };
     let error = std::io::Error::last_os_error().raw_os_error();
@@ -76,7 +78,13 @@ pub(crate) fn run(ctx: &Ctx) -> Check {
             // pause takes no mask: SIGUSR2 must be open there.
             let outer = if kind == 3 { OUTER & !(1 << 11) } else { OUTER };
             let body = || {
-                sys!(libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const outer, 0_usize, 8_usize))?;
+                sys!(libc::syscall(
+                    libc::SYS_rt_sigprocmask,
+                    libc::SIG_SETMASK,
+                    &raw const outer,
+                    0_usize,
+                    8_usize
+                ))?;
                 waiter.tid.store(gettid(), Ordering::SeqCst);
                 wait(kind)?;
                 same!("mask after the wait", mask()?, outer);

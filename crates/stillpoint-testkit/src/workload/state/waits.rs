@@ -40,8 +40,10 @@ fn wait(kind: usize, pipe: [i32; 2], child: i32, deadline: libc::timespec) -> Ch
 pub(crate) fn run(ctx: &Ctx) -> Check {
     let mut pipe = [0; 2];
     sys!(libc::pipe2(pipe.as_mut_ptr(), 0))?;
-    let sleeper = child(ctx.party("sleeper"), |_| loop {
-        let _ = sys!(libc::pause());
+    let sleeper = child(ctx.party("sleeper"), |_| {
+        loop {
+            let _ = sys!(libc::pause());
+        }
     })?;
     let mut deadline = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     sys!(libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut deadline))?;

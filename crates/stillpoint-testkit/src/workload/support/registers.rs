@@ -136,7 +136,8 @@ type Holder = unsafe extern "C" fn(*const u8, *mut u8, *const AtomicU64, u64, *c
 unsafe extern "C" {
     fn sp_hold_sse(_: *const u8, _: *mut u8, _: *const AtomicU64, _: u64, _: *const libc::timespec) -> u64;
     fn sp_hold_avx(_: *const u8, _: *mut u8, _: *const AtomicU64, _: u64, _: *const libc::timespec) -> u64;
-    fn sp_hold_avx512(_: *const u8, _: *mut u8, _: *const AtomicU64, _: u64, _: *const libc::timespec) -> u64;
+    fn sp_hold_avx512(_: *const u8, _: *mut u8, _: *const AtomicU64, _: u64, _: *const libc::timespec)
+    -> u64;
     fn sp_hold_x87(_: *const u8, _: *mut u8, _: *const AtomicU64, _: u64, _: *const libc::timespec) -> u64;
 }
 
@@ -201,9 +202,16 @@ impl Hold {
         let sleep = self.sleep.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         // SAFETY: the patterns have the size that the function loads and stores; it keeps to the C calling convention, and
         // the CPU has the registers that `available` named.
-        let kept = unsafe { self.kind.parts().0(self.pattern.as_ptr(), self.out.as_mut_ptr(), word, value, sleep) };
+        let kept =
+            unsafe { self.kind.parts().0(self.pattern.as_ptr(), self.out.as_mut_ptr(), word, value, sleep) };
         ensure!(kept == 0, "{:?}: general registers differ", self.kind);
-        ensure!(self.out == self.pattern, "{:?}: registers differ: {:x?} was {:x?}", self.kind, self.out, self.pattern);
+        ensure!(
+            self.out == self.pattern,
+            "{:?}: registers differ: {:x?} was {:x?}",
+            self.kind,
+            self.out,
+            self.pattern
+        );
         Ok(())
     }
 }

@@ -109,6 +109,13 @@ impl Crew {
             .map_err(|e| format!("starting a thread: {e}"))
     }
 
+    /// Waits for a tick, changing nothing meanwhile.
+    pub(crate) fn wait_for_tick(&self, tick: u64) {
+        while self.tick.load(Ordering::SeqCst) == tick && !self.stop.load(Ordering::SeqCst) {
+            pause_ms(5);
+        }
+    }
+
     /// Notes a failure for the party to report.
     pub(crate) fn fail(&self, error: String) {
         if let Ok(mut failure) = self.failure.lock() {
