@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{FileType, OFlags, Stat};
 use stillpoint_sys::proc;
@@ -150,8 +150,14 @@ impl<'a> Capture<'a> {
         stat: Stat,
         info: proc::fdinfo::FdInfo,
     ) -> Result<SeenFile<'t>> {
-        let link = proc::link::fd(task.host_pid, number)
-            .map_err(|error| about(&error, task, format!("fd {number}")))?;
+        // Of our duplicate, whose number is the same each time: the kernel makes an inode for each number of a task
+        // that is looked at, and that costs three times as much.
+        let link = rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new())
+            .map_err(|errno| {
+                let error = Error::new(Code::Failed, "reading the link of a descriptor").in_task(&task.name);
+                error.object(format!("fd {number}")).cause(errno)
+            })?
+            .into_bytes();
         let filesystem = self.mounts.get(&info.mnt_id).cloned();
         Ok(SeenFile { task, number, fd, link, stat, info, filesystem })
     }
@@ -168,6 +174,11 @@ impl<'a> Capture<'a> {
         Ok(magic)
     }
 
+    #[cfg(test)]
+    pub(super) fn set_terminals(&mut self, terminals: Terminals) {
+        self.terminals = OnceCell::from(terminals);
+    }
+
     /// The controlling terminals of the tree's sessions.
     pub(super) fn terminals(&self) -> Result<&Terminals> {
         if let Some(known) = self.terminals.get() {
@@ -180,7 +191,11 @@ impl<'a> Capture<'a> {
             let terminal = u64::from(stat.tty_nr.cast_unsigned());
             if terminal != 0 {
                 let inside = u32::try_from(stat.session).is_ok_and(|session| pids.contains(&session));
-                if inside { found.inside.insert(terminal) } else { found.outside.insert(terminal) };
+                if inside {
+                    found.inside.insert(terminal)
+                } else {
+                    found.outside.insert(terminal)
+                };
             }
         }
         Ok(self.terminals.get_or_init(|| found))

@@ -10,8 +10,8 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{
-    Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, SeekFrom, StatxFlags, Timespec, Timestamps, Uid, fchmod,
-    fchown, fstat, ftruncate, futimens, openat, seek, statat, statx, unlinkat,
+    Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, SeekFrom, StatxFlags, Timespec, Timestamps, Uid,
+    fchmod, fchown, fstat, ftruncate, futimens, openat, seek, statat, statx, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -22,6 +22,9 @@ use super::state::TMPFILE;
 use super::{Capture, Key, Kind, Met, Rebuild, SeenFile, Source, State, SupportRow};
 use super::{decode, filesystem, inconsistent, record, required, state};
 use crate::{Code, Error, Result};
+
+#[cfg(test)]
+mod tests;
 
 /// Deleted regular files.
 #[derive(Debug)]
@@ -94,8 +97,13 @@ impl Kind for Deleted {
             let body: record::DeletedFile = decode(object)?;
             let file = required(object, body.file, "file")?;
             let parent = Parent::find(at.place, &file)?;
-            return rustix::fs::accessat(&parent.directory, c".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
-                .map_err(|errno| cannot_make(&file, errno));
+            return rustix::fs::accessat(
+                &parent.directory,
+                c".",
+                Access::WRITE_OK | Access::EXEC_OK,
+                AtFlags::EACCESS,
+            )
+            .map_err(|errno| cannot_make(&file, errno));
         }
         let body: record::DeletedFileDescription = decode(object)?;
         state::open_flags(&required(object, body.open, "open file")?)?;
@@ -110,7 +118,10 @@ impl Kind for Deleted {
         let body: record::DeletedFileDescription = decode(object)?;
         let open = required(object, body.open, "open file")?;
         let Some(Held::DeletedFile(file)) = ctx.held(body.file) else {
-            return Err(inconsistent(object, format!("its file, object {}, is not there before it", body.file)));
+            return Err(inconsistent(
+                object,
+                format!("its file, object {}, is not there before it", body.file),
+            ));
         };
         let Some(fd) = file.descriptions.remove(&object.id) else {
             return Err(inconsistent(object, "it comes twice"));
@@ -157,7 +168,9 @@ fn capture_inode(id: u64, seen: &SeenFile<'_>, ctx: &mut Capture<'_>) -> Result<
     match statat(CWD, directory, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory && !name.is_empty() => {}
         Ok(_) => return refuse(format!("it was deleted, and {} is no directory now", show(directory))),
-        Err(errno) => return refuse(format!("it was deleted, and its directory {}: {errno}", show(directory))),
+        Err(errno) => {
+            return refuse(format!("it was deleted, and its directory {}: {errno}", show(directory)));
+        }
     }
     refuse_attributes(seen)?;
     // A descriptor of our own: finding the holes moves the position, and the task's may be open for writing only.
@@ -167,7 +180,8 @@ fn capture_inode(id: u64, seen: &SeenFile<'_>, ctx: &mut Capture<'_>) -> Result<
             errno => Err(errno),
         })
         .map_err(|errno| seen.errno("opening a deleted file for reading", errno))?;
-    let extents = extents(&own).map_err(|errno| seen.errno("finding what of a deleted file holds data", errno))?;
+    let extents =
+        extents(&own).map_err(|errno| seen.errno("finding what of a deleted file holds data", errno))?;
     let body = record::DeletedFile {
         file: Some(file),
         extents: extents.clone(),
@@ -204,7 +218,9 @@ fn refuse_attributes(seen: &SeenFile<'_>) -> Result<()> {
     // STATX_ATTR_IMMUTABLE, APPEND, ENCRYPTED, VERITY of include/uapi/linux/stat.h.
     let special = flags & (0x10 | 0x20 | 0x800 | 0x10_0000);
     if special != 0 {
-        return refuse(format!("it was deleted and is immutable, append-only, encrypted or sealed ({special:#x})"));
+        return refuse(format!(
+            "it was deleted and is immutable, append-only, encrypted or sealed ({special:#x})"
+        ));
     }
     Ok(())
 }
@@ -259,7 +275,8 @@ impl Parent {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = identity::lookup(place, directory, flags).map_err(|errno| match errno {
             Errno::NOENT | Errno::NOTDIR => {
-                let mut error = differs(file, format!("a deleted file is made again in its directory: {errno}"));
+                let mut error =
+                    differs(file, format!("a deleted file is made again in its directory: {errno}"));
                 error.remedy = Some(format!("make the directory {}", show(directory)));
                 error
             }

@@ -19,6 +19,9 @@ use super::{Capture, Place, Rebuild, Rebuilt, external, inconsistent, record, re
 use crate::freeze::FrozenTask;
 use crate::{Code, Error, Result};
 
+#[cfg(test)]
+mod tests;
+
 /// The kind of the object that a descriptor table is.
 pub const TABLE: &str = "descriptor-table";
 
@@ -169,7 +172,9 @@ pub fn check_all(objects: &[record::Object], place: &Place) -> Vec<Error> {
         result.err().map(|error| *error)
     };
     let mut errors: Vec<_> = objects.iter().filter_map(check).collect();
-    errors.extend(objects.iter().filter(|object| object.kind == TABLE).filter_map(|table| check_table(table, &at)));
+    errors.extend(
+        objects.iter().filter(|object| object.kind == TABLE).filter_map(|table| check_table(table, &at)),
+    );
     errors
 }
 

@@ -66,7 +66,9 @@ impl Kind for Device {
 
     fn recognise(&self, seen: &SeenFile<'_>) -> bool {
         let rdev = seen.stat.st_rdev;
-        seen.file_type() == FileType::CharacterDevice && major(rdev) == MEMORY && STATELESS.contains(&minor(rdev))
+        seen.file_type() == FileType::CharacterDevice
+            && major(rdev) == MEMORY
+            && STATELESS.contains(&minor(rdev))
     }
 
     fn capture(&self, seen: SeenFile<'_>, ctx: &mut Capture<'_>) -> Result<u64> {
@@ -101,4 +103,37 @@ fn trusted(object: &record::Object, file: Option<record::FileIdentity>) -> Resul
         return Ok(file);
     }
     Err(super::inconsistent(object, format!("it names device {}", identity::device_number(file.rdev))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kind::testing::{capture_own, link, open, serial, single};
+    use crate::kind::{Place, record::FileIdentity};
+    use rustix::fs::OFlags;
+
+    #[test]
+    fn stateless_devices_come_back() {
+        let _serial = serial();
+        for name in ["null", "zero", "full", "random", "urandom"] {
+            let file = open(format!("/dev/{name}").as_ref(), OFlags::RDWR);
+            rustix::io::write(&file, b"x").ok();
+            let again = single(capture_own(&[&file]).unwrap().rebuild_here());
+            assert_eq!(link(&again), link(&file));
+        }
+    }
+
+    #[test]
+    fn an_image_cannot_make_us_open_another_device() {
+        let _serial = serial();
+        let mut captured = capture_own(&[&open("/dev/null".as_ref(), OFlags::RDWR)]).unwrap();
+        let mut body: record::Device = decode(captured.only("device")).unwrap();
+        let file: &mut FileIdentity = body.file.as_mut().unwrap();
+        file.path = b"/dev/zero".to_vec();
+        captured.objects = vec![record::Object::with_body(1, "device", &body)];
+        assert_eq!(captured.rebuild(&Place::default()).unwrap_err().code, Code::FileDiffers);
+        body.file.as_mut().unwrap().rdev = rustix::fs::makedev(10, 235);
+        captured.objects = vec![record::Object::with_body(1, "device", &body)];
+        assert_eq!(captured.rebuild(&Place::default()).unwrap_err().code, Code::ImageInconsistent);
+    }
 }

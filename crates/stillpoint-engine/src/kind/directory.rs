@@ -6,7 +6,9 @@ use rustix::fs::FileType;
 
 use super::identity;
 use super::rebuild::Check;
-use super::{Capture, Kind, Rebuild, SeenFile, State, SupportRow, decode, filesystem, record, regular, required, state};
+use super::{
+    Capture, Kind, Rebuild, SeenFile, State, SupportRow, decode, filesystem, record, regular, required, state,
+};
 use crate::Result;
 
 /// Directories.
@@ -75,7 +77,8 @@ fn position_fits(open: &record::OpenFile, file: &record::FileIdentity, found: &O
     if open.position == 0 {
         return Ok(());
     }
-    let stat = rustix::fs::fstat(found).map_err(|errno| super::failed("reading the status of a directory", errno))?;
+    let stat = rustix::fs::fstat(found)
+        .map_err(|errno| super::failed("reading the status of a directory", errno))?;
     let magic = rustix::fs::fstatfs(found)
         .map_err(|errno| super::failed("reading the status of a file system", errno))
         .map(|status| identity::magic_number(status.f_type))?;
@@ -83,4 +86,82 @@ fn position_fits(open: &record::OpenFile, file: &record::FileIdentity, found: &O
         return Ok(());
     }
     Err(identity::differs(file, "the directory was being read, and it is not the same directory here"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Code;
+    use crate::kind::Place;
+    use crate::kind::testing::{Scratch, capture_own, link, open, serial, single};
+    use rustix::fs::{OFlags, RawDir, SeekFrom, seek};
+
+    fn read_some(directory: &OwnedFd, count: usize) -> Vec<Vec<u8>> {
+        // Room for few names, so that the position stays inside.
+        let mut buffer = Vec::with_capacity(96);
+        let mut names = Vec::new();
+        let mut entries = RawDir::new(directory, buffer.spare_capacity_mut());
+        while let Some(Ok(entry)) = entries.next() {
+            names.push(entry.file_name().to_bytes().to_vec());
+            if names.len() >= count && entries.is_buffer_empty() {
+                break;
+            }
+        }
+        names
+    }
+
+    #[test]
+    fn a_deleted_directory_is_refused() {
+        let _serial = serial();
+        let dir = Scratch::new("dir-deleted");
+        std::fs::create_dir(dir.path("d")).unwrap();
+        let directory = open(&dir.path("d"), OFlags::RDONLY | OFlags::DIRECTORY);
+        std::fs::remove_dir(dir.path("d")).unwrap();
+        let error = capture_own(&[&directory]).unwrap_err();
+        assert_eq!(error.code, Code::UnsupportedFileState);
+        assert!(error.cause.unwrap().contains("directory that was deleted"));
+        std::fs::create_dir(dir.path("d")).unwrap();
+        assert_eq!(capture_own(&[&directory]).unwrap_err().code, Code::UnsupportedFileState);
+    }
+
+    #[test]
+    fn reading_goes_on_where_it_was() {
+        let _serial = serial();
+        let dir = Scratch::new("dir");
+        for n in 0..50 {
+            dir.file(&format!("a-name-of-some-length-{n}"), "");
+        }
+        let directory = open(&dir.path(""), OFlags::RDONLY | OFlags::DIRECTORY);
+        let first = read_some(&directory, 10);
+        assert_ne!(seek(&directory, SeekFrom::Current(0)).unwrap(), 0);
+        let captured = capture_own(&[&directory]).unwrap();
+        let again = single(captured.rebuild_here());
+        assert_eq!(link(&again), link(&directory));
+        let mut all = [first, read_some(&again, usize::MAX)].concat();
+        all.retain(|name| name.starts_with(b"a-"));
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), 50);
+        // At its end, too.
+        single(capture_own(&[&again]).unwrap().rebuild_here());
+    }
+
+    #[test]
+    fn in_mid_reading_it_must_be_the_same() {
+        let _serial = serial();
+        let dir = Scratch::new("dir-other");
+        std::fs::create_dir(dir.path("d")).unwrap();
+        for n in 0..50 {
+            dir.file(&format!("d/a-name-of-some-length-{n}"), "");
+        }
+        let directory = open(&dir.path("d"), OFlags::RDONLY | OFlags::DIRECTORY);
+        let unread = capture_own(&[&directory]).unwrap();
+        read_some(&directory, 10);
+        let captured = capture_own(&[&directory]).unwrap();
+        std::fs::rename(dir.path("d"), dir.path("e")).unwrap();
+        std::fs::create_dir(dir.path("d")).unwrap();
+        assert_eq!(captured.rebuild(&Place::default()).unwrap_err().code, Code::FileDiffers);
+        assert_eq!(captured.check(&Place::default())[0].code, Code::FileDiffers);
+        single(unread.rebuild_here());
+    }
 }

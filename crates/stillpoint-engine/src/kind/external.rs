@@ -15,6 +15,9 @@ use super::{decode, identity, pipe, record, required};
 use crate::freeze::FrozenTask;
 use crate::{Code, Error, External, Replacement, Result};
 
+#[cfg(test)]
+mod tests;
+
 /// Replaced files.
 #[derive(Debug)]
 pub struct Replaced;
@@ -119,7 +122,10 @@ pub fn replacements(
         };
         let body: record::DescriptorTable = decode(table)?;
         let Some(entry) = body.descriptors.iter().find(|entry| entry.number == external.fd) else {
-            return Err(usage(external, format!("task {pid} of the image has no descriptor {}", external.fd)));
+            return Err(usage(
+                external,
+                format!("task {pid} of the image has no descriptor {}", external.fd),
+            ));
         };
         out.insert(entry.file, external.replacement.clone());
     }
@@ -145,14 +151,18 @@ pub(super) fn check(replacement: &Replacement, like: &record::OpenFile) -> Resul
     let flags = OFlags::from_bits_retain(like.flags);
     match replacement {
         Replacement::Descriptor(number) => check_descriptor(*number, flags),
-        Replacement::Path(path) => match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(_) => Ok(()),
-            Err(Errno::NOENT) if pipe::writes(flags) => {
-                let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-                rustix::fs::stat(parent.unwrap_or(Path::new("."))).map(drop).map_err(|errno| cannot(path, errno))
+        Replacement::Path(path) => {
+            match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+                Ok(_) => Ok(()),
+                Err(Errno::NOENT) if pipe::writes(flags) => {
+                    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+                    rustix::fs::stat(parent.unwrap_or(Path::new(".")))
+                        .map(drop)
+                        .map_err(|errno| cannot(path, errno))
+                }
+                Err(errno) => Err(cannot(path, errno)),
             }
-            Err(errno) => Err(cannot(path, errno)),
-        },
+        }
     }
 }
 
@@ -202,7 +212,9 @@ fn cannot(path: &Path, errno: Errno) -> Box<Error> {
 
 fn usage(external: &External, cause: impl std::fmt::Display) -> Box<Error> {
     let pid = external.pid.map_or_else(String::new, |pid| format!("{pid}:"));
-    Box::new(Error::new(Code::Usage, "reading --external").object(format!("{pid}{}", external.fd)).cause(cause))
+    Box::new(
+        Error::new(Code::Usage, "reading --external").object(format!("{pid}{}", external.fd)).cause(cause),
+    )
 }
 
 /// The text that the image keeps: `PATH` or `fd:N`.
@@ -210,7 +222,9 @@ fn text(external: &External) -> Result<String> {
     match &external.replacement {
         Replacement::Descriptor(number) => Ok(format!("fd:{number}")),
         Replacement::Path(path) => match path.to_str() {
-            None => Err(usage(external, format!("{} is not UTF-8", path.as_os_str().as_bytes().escape_ascii()))),
+            None => {
+                Err(usage(external, format!("{} is not UTF-8", path.as_os_str().as_bytes().escape_ascii())))
+            }
             Some(path) if path.starts_with("fd:") => Ok(format!("./{path}")),
             Some(path) => Ok(path.to_owned()),
         },

@@ -14,6 +14,9 @@ use super::{Capture, Kind, Place, Rebuild, SeenFile, State, SupportRow};
 use super::{failed, filesystem, identity, outside, pipe, record, regular};
 use crate::{Code, Error, Result};
 
+#[cfg(test)]
+mod tests;
+
 /// FIFOs.
 #[derive(Debug)]
 pub struct Fifo;
@@ -27,8 +30,8 @@ impl Kind for Fifo {
         &[SupportRow {
             what: "FIFOs",
             state: State::Partly,
-            detail: "As pipes. Found again by path; it must be empty and unused then. Refused: a deleted FIFO, and \
-                     one open for reading that nobody has opened for writing yet.",
+            detail: "As pipes. Found again by path; it must be empty and unused then. Refused: a deleted FIFO, \
+                     and one whose readers have not all had a writer.",
             kernel: "5.6",
             operations: &["fs/pipe.c: pipefifo_fops"],
         }]
@@ -63,17 +66,21 @@ pub(super) fn check_pipe(file: &record::FileIdentity, at: &Check<'_>) -> Result<
     let stat = fstat(&found).map_err(|errno| failed("reading the status of a FIFO", errno))?;
     let sought = HashSet::from([(stat.st_dev, stat.st_ino)]);
     match outside::file_holder(&sought, FileType::Fifo, &[])? {
-        Some((_, holder)) => Err(in_use(
-            file,
-            &format!("process {} ({}) has it open", holder.pid, holder.comm.escape_ascii()),
-        )),
+        Some((_, holder)) => {
+            Err(in_use(file, &format!("process {} ({}) has it open", holder.pid, holder.comm.escape_ascii())))
+        }
         None => Ok(()),
     }
 }
 
 /// Opens the FIFO for reading and writing, which keeps both sides open while the ends are made, and makes sure that
-/// nobody else has it open.
-pub(super) fn open_pipe(file: &record::FileIdentity, ctx: &Rebuild<'_>) -> Result<(HeldPipe, OwnedFd)> {
+/// nobody else has it open. One that is `unwritten` is opened for reading alone: a writer, once there, would show as
+/// a hang-up to its readers when it is gone.
+pub(super) fn open_pipe(
+    file: &record::FileIdentity,
+    unwritten: bool,
+    ctx: &Rebuild<'_>,
+) -> Result<(HeldPipe, OwnedFd)> {
     let found = identity::open_matching(ctx.place, file, OFlags::PATH)?;
     match reopen(&found, OFlags::WRONLY | OFlags::NONBLOCK) {
         Err(Errno::NXIO) => {}
@@ -90,9 +97,13 @@ pub(super) fn open_pipe(file: &record::FileIdentity, ctx: &Rebuild<'_>) -> Resul
         Err(Errno::AGAIN) => return Err(in_use(file, "somebody has it open for writing")),
         Err(errno) => return Err(failed("looking into a FIFO", errno)),
     }
-    let handle = reopen(&found, OFlags::RDWR | OFlags::NONBLOCK).map_err(|errno| cannot_open(file, errno))?;
-    let writer =
-        rustix::io::fcntl_dupfd_cloexec(&handle, 0).map_err(|errno| failed("duplicating a descriptor", errno))?;
+    let handle = if unwritten {
+        reader
+    } else {
+        reopen(&found, OFlags::RDWR | OFlags::NONBLOCK).map_err(|errno| cannot_open(file, errno))?
+    };
+    let writer = rustix::io::fcntl_dupfd_cloexec(&handle, 0)
+        .map_err(|errno| failed("duplicating a descriptor", errno))?;
     Ok((HeldPipe { handle, read: None, write: None, fifo: None }, writer))
 }
 
@@ -115,6 +126,7 @@ pub(super) fn open_by_name(
 }
 
 fn in_use(file: &record::FileIdentity, cause: &str) -> Box<Error> {
-    let error = Error::new(Code::FileDiffers, "opening a FIFO").object(identity::show(&file.path)).cause(cause);
+    let error =
+        Error::new(Code::FileDiffers, "opening a FIFO").object(identity::show(&file.path)).cause(cause);
     Box::new(error.remedy("it must be empty and unused: end what uses it"))
 }

@@ -55,9 +55,13 @@ pub enum Astray {
 impl fmt::Display for Astray {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Astray::OtherName => "the name that it was opened by was removed, and the file lives on under another",
+            Astray::OtherName => {
+                "the name that it was opened by was removed, and the file lives on under another"
+            }
             Astray::Replaced => "another file has its name now, or a file system is mounted above it",
-            Astray::Missing => "nothing has its name: a directory on the way is gone or not visible from here",
+            Astray::Missing => {
+                "nothing has its name: a directory on the way is gone or not visible from here"
+            }
             Astray::NoPath => "the kernel shows no path for it",
         })
     }
@@ -169,7 +173,8 @@ pub fn open_matching(place: &Place, want: &FileIdentity, flags: OFlags) -> Resul
     if flags.contains(OFlags::PATH) {
         return Ok(found);
     }
-    let flags = flags.difference(OFlags::CREATE | OFlags::EXCL | OFlags::TRUNC) | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let flags =
+        flags.difference(OFlags::CREATE | OFlags::EXCL | OFlags::TRUNC) | OFlags::CLOEXEC | OFlags::NOCTTY;
     let opened = if flags.contains(OFlags::NOFOLLOW) {
         // The flag stays visible in F_GETFL and works on a name only, so this cannot go through /proc/self/fd.
         // What is opened is compared with what was checked.
@@ -196,8 +201,8 @@ pub fn check_matching(place: &Place, want: &FileIdentity) -> Result<()> {
 
 /// An O_PATH descriptor of the file, compared with its identity.
 fn find_matching(place: &Place, want: &FileIdentity) -> Result<OwnedFd> {
-    let found =
-        lookup(place, &want.path, OFlags::PATH | OFlags::CLOEXEC).map_err(|errno| cannot_open(want, errno))?;
+    let found = lookup(place, &want.path, OFlags::PATH | OFlags::CLOEXEC)
+        .map_err(|errno| cannot_open(want, errno))?;
     match misfit(want, &status(&found)?) {
         None => Ok(found),
         Some(misfit) => Err(differs(want, misfit)),
@@ -207,7 +212,8 @@ fn find_matching(place: &Place, want: &FileIdentity) -> Result<OwnedFd> {
 /// What of a file is not as its identity says, or `None`.
 #[must_use]
 pub fn misfit(want: &FileIdentity, stat: &Stat) -> Option<String> {
-    let (type_want, type_have) = (FileType::from_raw_mode(want.mode as RawMode), FileType::from_raw_mode(stat.st_mode));
+    let (type_want, type_have) =
+        (FileType::from_raw_mode(want.mode as RawMode), FileType::from_raw_mode(stat.st_mode));
     if type_want != type_have {
         return Some(format!("it should be a {} and is a {}", type_name(type_want), type_name(type_have)));
     }

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
-use stillpoint_image::Message;
 use rustix::io::Errno;
+use stillpoint_image::Message;
 
 use super::record;
 use crate::{Code, Error, Result};

@@ -10,7 +10,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-use rustix::fs::FileType;
+use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, makedev, statx};
 use stillpoint_sys::proc::{holders, link, stat, tasks};
 use stillpoint_sys::task::{Shared, kcmp};
 
@@ -82,7 +82,9 @@ pub(super) fn file_holder(
             for tid in tables(pid) {
                 // Processes that end, and those of other users, are passed over.
                 let Ok(numbers) = tasks::descriptors(tid) else { continue };
-                if let Some((key, fd)) = numbers.into_iter().find_map(|fd| Some((holds(tid, fd, files, kind)?, fd))) {
+                if let Some((key, fd)) =
+                    numbers.into_iter().find_map(|fd| Some((holds(tid, fd, files, kind)?, fd)))
+                {
                     let comm = stat::read(pid).map(|stat| stat.comm).unwrap_or_default();
                     return Ok(Some((key, Holder { pid, comm, fd })));
                 }
@@ -101,16 +103,18 @@ fn tables(pid: u32) -> Vec<u32> {
 
 fn holds(tid: u32, fd: u32, files: &HashSet<(u64, u64)>, kind: FileType) -> Option<(u64, u64)> {
     let text = link::fd(tid, fd).ok()?;
-    // Asking a dead network file system for the status of a file would hang; what cannot match is not asked.
     let candidate = match kind {
         FileType::RegularFile => text.ends_with(DELETED),
-        _ => text.first() == Some(&b'/') && !text.starts_with(b"/dev/"),
+        _ => text.first() == Some(&b'/'),
     };
     if !candidate {
         return None;
     }
-    let status = fs::metadata(format!("/proc/{tid}/fd/{fd}")).ok()?;
-    files.get(&(status.dev(), status.ino())).copied()
+    // Device and inode do not change, and a dead network file system would never answer for more.
+    let path = format!("/proc/{tid}/fd/{fd}");
+    let status = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::INO).ok()?;
+    let key = (makedev(status.stx_dev_major, status.stx_dev_minor), status.stx_ino);
+    files.get(&key).copied()
 }
 
 fn in_tree_or_self(tree: &[FrozenTask]) -> impl Fn(u32) -> bool + use<> {

@@ -5,19 +5,26 @@
 //! into a pipe of the tool's own.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat};
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, tee};
+use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
 use stillpoint_sys::file;
 
 use super::outside::{self, First, Holder};
 use super::rebuild::{Check, Held, HeldPipe};
-use super::{Capture, Key, Kind, Met, Rebuild, SeenFile, Source, SupportRow, State};
+use super::{Capture, Key, Kind, Met, Rebuild, SeenFile, Source, State, SupportRow};
 use super::{decode, failed, fifo, identity, inconsistent, record, required, state};
 use crate::{Code, Error, Result};
+
+mod queue;
+
+#[cfg(test)]
+mod tests;
+
+use queue::{Refused, read_queue};
 
 /// Anonymous pipes.
 #[derive(Debug)]
@@ -47,8 +54,12 @@ struct Seen {
     queued: Option<Vec<u8>>,
     /// A write end, kept until the queue was read.
     writer: Option<OwnedFd>,
+    /// Owner and permission bits.
+    inode: (u32, u32, u32),
     /// What poll(2) says of a read end: all writers are gone.
     hung_up: bool,
+    /// What poll(2) says of another: it has a writer, or has not had one yet.
+    waiting: bool,
     /// What tee(2) says of an empty queue: there is no writer.
     at_end: bool,
     /// What poll(2) says of a write end: all readers are gone.
@@ -65,18 +76,16 @@ impl Kind for Pipe {
     }
 
     fn support(&self) -> &'static [SupportRow] {
-        &[
-            SupportRow {
-                what: "pipes",
-                state: State::Partly,
-                detail: "What is queued, capacity, flags of each end, several open file descriptions of an end; one \
+        &[SupportRow {
+            what: "pipes",
+            state: State::Partly,
+            detail: "What is queued, capacity, flags of each end, several open file descriptions of an end; one \
                          end alone if the other is closed everywhere. Refused unless replaced by --external: a pipe \
                          that a process outside the tree holds too. Refused: queued packets (O_DIRECT), notification \
                          queues. An ordinary user does not see what other users' processes hold.",
-                kernel: "5.6",
-                operations: &["fs/pipe.c: pipefifo_fops"],
-            },
-        ]
+            kernel: "5.6",
+            operations: &["fs/pipe.c: pipefifo_fops"],
+        }]
     }
 
     fn recognise(&self, seen: &SeenFile<'_>) -> bool {
@@ -85,7 +94,8 @@ impl Kind for Pipe {
 
     fn capture(&self, seen: SeenFile<'_>, ctx: &mut Capture<'_>) -> Result<u64> {
         if file::is_notification_pipe(&seen.fd).map_err(|error| seen.failed(&error))? {
-            let cause = "it is a queue of kernel notifications (O_NOTIFICATION_PIPE), which is not supported yet";
+            let cause =
+                "it is a queue of kernel notifications (O_NOTIFICATION_PIPE), which is not supported yet";
             return Err(seen.refuse(Code::UnsupportedFileState, cause).into());
         }
         capture_end(self.name(), seen, None, ctx)
@@ -109,10 +119,11 @@ impl Kind for Pipe {
         }
         let body: record::Pipe = decode(object)?;
         let (mut pipe, writer) = match &body.fifo {
-            Some(identity) => fifo::open_pipe(identity, ctx)?,
+            Some(identity) => fifo::open_pipe(identity, body.unwritten, ctx)?,
             None => {
                 let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
                     .map_err(|errno| failed("making a pipe", errno))?;
+                own(&read, &body)?;
                 let handle = duplicate(&read)?;
                 let writer = duplicate(&write)?;
                 (HeldPipe { handle, read: Some(read), write: Some(write), fifo: None }, writer)
@@ -144,8 +155,8 @@ pub(super) fn capture_end(
     let id = ctx.objects.meet(Key::Pipe(key.0, key.1));
     let Pipes { met, copy } = &mut ctx.pipes;
     if let Met::New(id) = id {
-        let capacity =
-            fcntl_getpipe_size(&seen.fd).map_err(|errno| seen.errno("reading the capacity of a pipe", errno))?;
+        let capacity = fcntl_getpipe_size(&seen.fd)
+            .map_err(|errno| seen.errno("reading the capacity of a pipe", errno))?;
         let new = Seen {
             first,
             key,
@@ -154,7 +165,9 @@ pub(super) fn capture_end(
             ends: Vec::new(),
             queued: None,
             writer: None,
+            inode: (seen.stat.st_uid, seen.stat.st_gid, seen.stat.st_mode & 0o7777),
             hung_up: false,
+            waiting: false,
             at_end: false,
             broken: false,
         };
@@ -167,7 +180,9 @@ pub(super) fn capture_end(
     pipe.ends.push(flags);
     let revents = poll_now(&seen.fd).map_err(|errno| seen.errno("polling a pipe", errno))?;
     if reads(flags) {
-        pipe.hung_up |= revents.contains(PollFlags::HUP);
+        let hung_up = revents.contains(PollFlags::HUP);
+        pipe.hung_up |= hung_up;
+        pipe.waiting |= !hung_up;
         if pipe.queued.is_none() {
             let read = read_queue(&seen.fd, pipe.capacity, copy).map_err(|cause| cause.about(&pipe.first))?;
             pipe.at_end = read.at_end;
@@ -192,14 +207,16 @@ fn finish(ctx: &mut Capture<'_>) -> Result<()> {
     ids.sort_unstable();
     for id in ids {
         let Some(pipe) = met.remove(&id) else { continue };
-        refuse_one_ended(&pipe)?;
+        let unwritten = one_ended(&pipe)?;
         refuse_unlike_pipe2(&pipe)?;
         let queued = match (pipe.queued, pipe.writer) {
             (Some(queued), _) => queued,
             (None, Some(writer)) => {
                 // No reader anywhere, yet the queue stays: one who opens /proc/PID/fd/N may still read it.
-                let reader = identity::reopen(&writer, OFlags::RDONLY | OFlags::NONBLOCK)
-                    .map_err(|errno| Refused::Failed("opening a pipe for reading", errno).about(&pipe.first))?;
+                let reader =
+                    identity::reopen(&writer, OFlags::RDONLY | OFlags::NONBLOCK).map_err(|errno| {
+                        Refused::Failed("opening a pipe for reading", errno).about(&pipe.first)
+                    })?;
                 let read = read_queue(&reader, pipe.capacity, &mut copy);
                 read.map_err(|cause| cause.about(&pipe.first))?.bytes
             }
@@ -208,7 +225,11 @@ fn finish(ctx: &mut Capture<'_>) -> Result<()> {
         let body = record::Pipe {
             capacity: u32::try_from(pipe.capacity).unwrap_or(u32::MAX),
             queued: queued.len() as u64,
+            uid: if pipe.fifo.is_some() { 0 } else { pipe.inode.0 },
+            gid: if pipe.fifo.is_some() { 0 } else { pipe.inode.1 },
+            mode: if pipe.fifo.is_some() { 0 } else { pipe.inode.2 },
             fifo: pipe.fifo,
+            unwritten,
         };
         ctx.objects.put(id, PIPE, &body);
         if !queued.is_empty() {
@@ -223,8 +244,9 @@ fn refuse_outsiders(met: &HashMap<u64, Seen>, ctx: &Capture<'_>) -> Result<()> {
     let pipes: BTreeSet<_> = met.values().filter(|pipe| pipe.fifo.is_none()).map(|pipe| pipe.key.1).collect();
     let mut found = None;
     if !pipes.is_empty() {
-        found = outside::pipe_holder(&pipes, ctx.tasks)?
-            .and_then(|(inode, holder)| Some((met.values().find(|p| p.fifo.is_none() && p.key.1 == inode)?, holder)));
+        found = outside::pipe_holder(&pipes, ctx.tasks)?.and_then(|(inode, holder)| {
+            Some((met.values().find(|p| p.fifo.is_none() && p.key.1 == inode)?, holder))
+        });
     }
     if found.is_none() && !named.is_empty() {
         found = outside::file_holder(&named, FileType::Fifo, ctx.tasks)?
@@ -240,16 +262,21 @@ fn what(pipe: &Seen) -> &'static str {
     if pipe.fifo.is_some() { "it is a FIFO that" } else { "it is a pipe that" }
 }
 
-/// An end that the tree lacks must be closed everywhere. The kernel says so on the end that the tree has.
-fn refuse_one_ended(pipe: &Seen) -> Result<()> {
+/// An end that the tree lacks must be closed everywhere. The kernel says so on the end that the tree has. Returns
+/// whether it is a FIFO whose readers have not had a writer yet, which show no hang-up.
+fn one_ended(pipe: &Seen) -> Result<bool> {
     let readers = pipe.ends.iter().any(|&flags| reads(flags));
     let writers = pipe.ends.iter().any(|&flags| writes(flags));
-    if (readers && writers) || (readers && pipe.hung_up) || (writers && pipe.broken) {
-        return Ok(());
+    if readers && !writers && pipe.at_end && pipe.waiting && pipe.fifo.is_some() {
+        if pipe.hung_up {
+            let cause = "some of its readers have had a writer and others not, which is not supported yet";
+            return Err(refused(&pipe.first, Code::UnsupportedFileState, cause));
+        }
+        return Ok(true);
     }
-    if readers && pipe.at_end {
-        let cause = "it is open for reading and nobody has opened it for writing yet, which is not supported yet";
-        return Err(refused(&pipe.first, Code::UnsupportedFileState, cause));
+    let (no_writers, no_readers) = (pipe.hung_up && !pipe.waiting, pipe.broken);
+    if (readers && (writers || no_writers)) || (writers && no_readers) {
+        return Ok(false);
     }
     Err(outside::refusal(&pipe.first, &format!("{} at its other end", what(pipe)), None))
 }
@@ -261,8 +288,10 @@ fn refuse_unlike_pipe2(pipe: &Seen) -> Result<()> {
         return Ok(());
     }
     let small: Vec<_> = pipe.ends.iter().filter(|flags| !flags.contains(OFlags::LARGEFILE)).collect();
-    let readers = small.iter().filter(|&&&flags| flags.intersection(OFlags::RWMODE) == OFlags::RDONLY).count();
-    let writers = small.iter().filter(|&&&flags| flags.intersection(OFlags::RWMODE) == OFlags::WRONLY).count();
+    let readers =
+        small.iter().filter(|&&&flags| flags.intersection(OFlags::RWMODE) == OFlags::RDONLY).count();
+    let writers =
+        small.iter().filter(|&&&flags| flags.intersection(OFlags::RWMODE) == OFlags::WRONLY).count();
     if readers > 1 || writers > 1 || readers + writers < small.len() {
         return Err(refused(&pipe.first, Code::Unknown, "it has ends that pipe(2) does not make"));
     }
@@ -272,88 +301,6 @@ fn refuse_unlike_pipe2(pipe: &Seen) -> Result<()> {
 fn refused(first: &First, code: Code, cause: &str) -> Box<Error> {
     let error = Error::new(code, "saving an open file").in_task(&first.task);
     Box::new(error.object(first.object.clone()).cause(cause))
-}
-
-/// Why a queue could not be read.
-enum Refused {
-    Failed(&'static str, Errno),
-    State(String),
-}
-
-impl Refused {
-    fn about(self, first: &First) -> Box<Error> {
-        match self {
-            Refused::Failed(doing, errno) => Box::new(
-                Error::new(Code::Failed, doing).in_task(&first.task).object(first.object.clone()).cause(errno),
-            ),
-            Refused::State(cause) => refused(first, Code::UnsupportedFileState, &cause),
-        }
-    }
-}
-
-struct Queue {
-    bytes: Vec<u8>,
-    at_end: bool,
-}
-
-/// Copies what is queued, without consuming it. Packets are noticed and refused: how the bytes come out of the copy
-/// tells whether a read would stop, or drop the rest, at some boundary.
-fn read_queue(
-    pipe: impl AsFd,
-    capacity: usize,
-    copy: &mut Option<(OwnedFd, OwnedFd)>,
-) -> Result<Queue, Refused> {
-    let fail = |doing| move |errno| Refused::Failed(doing, errno);
-    let count = rustix::io::ioctl_fionread(&pipe).map_err(fail("reading how much a pipe holds"))?;
-    let count = usize::try_from(count).map_err(|_| Refused::State(format!("it holds {count} bytes")))?;
-    let (read, write) = match copy.take() {
-        Some(ends) => ends,
-        None => pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(fail("making a pipe"))?,
-    };
-    let size = fcntl_getpipe_size(&write).map_err(fail("reading the capacity of a pipe"))?;
-    if size < capacity {
-        // tee(2) shares pages, so the copy needs as many slots as the pipe has, however few bytes they hold.
-        fcntl_setpipe_size(&write, capacity).map_err(|errno| {
-            Refused::State(format!(
-                "it has a capacity of {capacity} bytes, and this user may not make such a pipe: {errno} \
-                 (see /proc/sys/fs/pipe-max-size and pipe-user-pages-soft)"
-            ))
-        })?;
-    }
-    if count == 0 {
-        let at_end = match tee(&pipe, &write, 1, SpliceFlags::NONBLOCK) {
-            Ok(0) => true,
-            Err(Errno::AGAIN) => false,
-            Ok(_) => return Err(Refused::State("it is written to although the tree is stopped".to_owned())),
-            Err(errno) => return Err(Refused::Failed("copying what a pipe holds", errno)),
-        };
-        *copy = Some((read, write));
-        return Ok(Queue { bytes: Vec::new(), at_end });
-    }
-    let copied = tee(&pipe, &write, count, SpliceFlags::NONBLOCK).map_err(fail("copying what a pipe holds"))?;
-    if copied != count {
-        return Err(Refused::State(format!("it holds {count} bytes, of which {copied} could be copied")));
-    }
-    let packets = || Refused::State("it holds packets (O_DIRECT), which is not supported yet".to_owned());
-    let mut bytes = vec![0; count + 1];
-    if count == 1 {
-        // A packet of one byte ends a read that asks for more.
-        rustix::io::write(&write, b"x").map_err(fail("writing to a pipe"))?;
-        let got = rustix::io::read(&read, &mut bytes).map_err(fail("reading a pipe"))?;
-        if got != 2 {
-            return Err(packets());
-        }
-    } else {
-        let got = rustix::io::read(&read, &mut bytes[..count - 1]).map_err(fail("reading a pipe"))?;
-        let rest = rustix::io::ioctl_fionread(&read).map_err(fail("reading how much a pipe holds"))?;
-        if got != count - 1 || rest != 1 {
-            return Err(packets());
-        }
-        rustix::io::read(&read, &mut bytes[count - 1..count]).map_err(fail("reading a pipe"))?;
-    }
-    bytes.truncate(count);
-    *copy = Some((read, write));
-    Ok(Queue { bytes, at_end: false })
 }
 
 fn poll_now(fd: &OwnedFd) -> Result<PollFlags, Errno> {
@@ -376,6 +323,22 @@ fn duplicate(fd: &OwnedFd) -> Result<OwnedFd> {
     rustix::io::fcntl_dupfd_cloexec(fd, 0).map_err(|errno| failed("duplicating a descriptor", errno))
 }
 
+/// The owner decides who may open the pipe again through /proc/PID/fd.
+fn own(pipe: &OwnedFd, body: &record::Pipe) -> Result<()> {
+    let doing = "setting the owner of a pipe";
+    let stat = fstat(pipe).map_err(|errno| failed(doing, errno))?;
+    if (stat.st_uid, stat.st_gid) != (body.uid, body.gid) {
+        fchown(pipe, Some(Uid::from_raw(body.uid)), Some(Gid::from_raw(body.gid))).map_err(|errno| {
+            let code = if errno == Errno::PERM { Code::NotPermitted } else { Code::Failed };
+            Error::new(code, doing).object(format!("user {}, group {}", body.uid, body.gid)).cause(errno)
+        })?;
+    }
+    if stat.st_mode & 0o7777 != body.mode {
+        fchmod(pipe, Mode::from_raw_mode(body.mode)).map_err(|errno| failed(doing, errno))?;
+    }
+    Ok(())
+}
+
 fn resize(pipe: &OwnedFd, body: &record::Pipe) -> Result<()> {
     let doing = "setting the capacity of a pipe";
     let want = usize::try_from(body.capacity).unwrap_or(usize::MAX);
@@ -384,9 +347,9 @@ fn resize(pipe: &OwnedFd, body: &record::Pipe) -> Result<()> {
     }
     match fcntl_setpipe_size(pipe, want) {
         Ok(size) if size == want => Ok(()),
-        Ok(size) => {
-            Err(Error::new(Code::Failed, doing).cause(format!("it should be {want} bytes and is {size}")).into())
-        }
+        Ok(size) => Err(Error::new(Code::Failed, doing)
+            .cause(format!("it should be {want} bytes and is {size}"))
+            .into()),
         Err(Errno::PERM) => Err(Error::new(Code::LimitTooSmall, doing)
             .cause(format!("this user may not make a pipe of {want} bytes here"))
             .remedy("raise /proc/sys/fs/pipe-max-size and pipe-user-pages-soft, or restore as root")
@@ -444,7 +407,11 @@ pub(super) fn rebuild_end(object: &record::Object, ctx: &mut Rebuild<'_>) -> Res
         return Err(inconsistent(object, format!("its pipe, object {}, is not there before it", body.pipe)));
     };
     let taken = if pipe.fifo.is_none() && !flags.contains(OFlags::LARGEFILE) {
-        if flags.intersection(OFlags::RWMODE) == OFlags::RDONLY { pipe.read.take() } else { pipe.write.take() }
+        if flags.intersection(OFlags::RWMODE) == OFlags::RDONLY {
+            pipe.read.take()
+        } else {
+            pipe.write.take()
+        }
     } else {
         None
     };
@@ -453,8 +420,9 @@ pub(super) fn rebuild_end(object: &record::Object, ctx: &mut Rebuild<'_>) -> Res
         (None, Some(identity)) if flags.contains(OFlags::NOFOLLOW) => {
             fifo::open_by_name(place, identity, flags, &pipe.handle)?
         }
-        // The handle reads and writes, or both ends are open still, so this does not wait.
-        (None, _) => identity::reopen(&pipe.handle, flags.difference(OFlags::DIRECT))
+        // The handle reads and writes, or both ends are open still, so this would not wait; that of a FIFO that
+        // nobody writes to only reads, and one of those must not wait. The caller's flags are set below.
+        (None, _) => identity::reopen(&pipe.handle, flags.difference(OFlags::DIRECT) | OFlags::NONBLOCK)
             .map_err(|errno| failed("opening a pipe", errno))?,
     };
     state::change_flags(&fd, flags)?;

@@ -29,7 +29,9 @@ impl<'a> Index<'a> {
     fn get(&self, from: &record::Object, id: u64, kind: &str) -> Result<&'a record::Object> {
         match self.by_id.get(&id) {
             Some(object) if object.kind == kind => Ok(object),
-            _ => Err(inconsistent(from, format!("it refers to object {id}, which is no {kind} of this image"))),
+            _ => {
+                Err(inconsistent(from, format!("it refers to object {id}, which is no {kind} of this image")))
+            }
         }
     }
 }
@@ -86,12 +88,19 @@ pub struct Rebuild<'a> {
 
 impl std::fmt::Debug for Rebuild<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Rebuild").field("place", &self.place).field("held", &self.held).finish_non_exhaustive()
+        f.debug_struct("Rebuild")
+            .field("place", &self.place)
+            .field("held", &self.held)
+            .finish_non_exhaustive()
     }
 }
 
 impl<'a> Rebuild<'a> {
-    pub(super) fn new(place: &'a Place, objects: &'a [record::Object], contents: &'a mut Contents<'a>) -> Self {
+    pub(super) fn new(
+        place: &'a Place,
+        objects: &'a [record::Object],
+        contents: &'a mut Contents<'a>,
+    ) -> Self {
         Rebuild { place, notes: Vec::new(), objects, terminal: None, held: HashMap::new(), contents }
     }
 

@@ -30,7 +30,8 @@ const REFUSED: &[SupportRow] = &[
         "fs/notify/inotify/inotify_user.c: inotify_fops",
         "fs/notify/fanotify/fanotify_user.c: fanotify_fops",
     ]),
-    SupportRow::refused("pidfd", "").operations(&["fs/pidfs.c: pidfs_file_operations", "kernel/fork.c: pidfd_fops"]),
+    SupportRow::refused("pidfd", "")
+        .operations(&["fs/pidfs.c: pidfs_file_operations", "kernel/fork.c: pidfd_fops"]),
     SupportRow::refused("memfd, secretmem", "").operations(&["mm/secretmem.c: secretmem_fops"]),
     SupportRow::refused("io_uring", "").operations(&["io_uring/io_uring.c: io_uring_fops"]),
     SupportRow::refused("userfaultfd", "").operations(&["fs/userfaultfd.c: userfaultfd_fops"]),
@@ -115,9 +116,18 @@ fn describe(seen: &SeenFile<'_>) -> (String, bool) {
                 known("a shared mapping of /dev/zero")
             } else if link.starts_with(b"/SYSV") {
                 known("System V shared memory")
-            } else if [&b"net:["[..], b"mnt:[", b"pid:[", b"uts:[", b"ipc:[", b"user:[", b"time:[", b"cgroup:["]
-                .iter()
-                .any(|prefix| link.starts_with(prefix))
+            } else if [
+                &b"net:["[..],
+                b"mnt:[",
+                b"pid:[",
+                b"uts:[",
+                b"ipc:[",
+                b"user:[",
+                b"time:[",
+                b"cgroup:[",
+            ]
+            .iter()
+            .any(|prefix| link.starts_with(prefix))
             {
                 known("a namespace")
             } else if link.starts_with(b"pidfd:") {
@@ -169,13 +179,18 @@ mod tests {
             std::fs::write(&path, &want).unwrap();
         }
         let have = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(have == want, "SUPPORT.md is out of date: UPDATE_SUPPORT=1 cargo test -p stillpoint-engine support");
+        assert!(
+            have == want,
+            "SUPPORT.md is out of date: UPDATE_SUPPORT=1 cargo test -p stillpoint-engine support"
+        );
     }
 
     #[test]
     fn names_of_objects_are_unique() {
-        let mut names: Vec<_> =
-            KINDS.iter().flat_map(|kind| std::iter::once(kind.name()).chain(kind.parts().iter().copied())).collect();
+        let mut names: Vec<_> = KINDS
+            .iter()
+            .flat_map(|kind| std::iter::once(kind.name()).chain(kind.parts().iter().copied()))
+            .collect();
         let count = names.len();
         names.sort_unstable();
         names.dedup();

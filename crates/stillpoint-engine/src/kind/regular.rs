@@ -6,8 +6,13 @@ use rustix::fs::FileType;
 
 use super::identity::{self, Naming};
 use super::rebuild::Check;
-use super::{Capture, Kind, Rebuild, SeenFile, State, SupportRow, decode, filesystem, record, required, state};
+use super::{
+    Capture, Kind, Rebuild, SeenFile, State, SupportRow, decode, filesystem, record, required, state,
+};
 use crate::{Code, Error, Result};
+
+#[cfg(test)]
+mod tests;
 
 /// Regular files that have a name.
 #[derive(Debug)]

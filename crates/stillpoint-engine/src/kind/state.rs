@@ -43,51 +43,69 @@ const LOCK: &[u8] = b"lock";
 pub(super) fn open_file(seen: &SeenFile<'_>) -> Result<record::OpenFile> {
     let flags = seen.flags();
     if flags.contains(OFlags::PATH) {
-        return Err(seen.refuse(Code::UnsupportedFileState, "it was opened with O_PATH, which is not supported yet").into());
+        return Err(seen
+            .refuse(Code::UnsupportedFileState, "it was opened with O_PATH, which is not supported yet")
+            .into());
     }
     if let Some((key, value)) = seen.info.rest.iter().find(|(key, _)| key != LOCK) {
         let cause = format!("its fdinfo has a line that is not known: {}: {}", show(key), show(value));
         return Err(seen.refuse(Code::Unknown, cause).into());
     }
     if let Some(lock) = seen.info.values(LOCK).next() {
-        let lock = show(lock);
+        let what = if lock.windows(7).any(|word| word == b" LEASE ") { "a lease" } else { "a file lock" };
+        let cause = format!("{what} is held through it, which is not supported yet: {}", show(lock));
         return Err(seen
-            .refuse(Code::UnsupportedFileState, format!("a file lock is held through it, not supported yet: {lock}"))
-            .remedy("let the program give the lock up before the checkpoint")
+            .refuse(Code::UnsupportedFileState, cause)
+            .remedy("let the program give it up before the checkpoint")
             .into());
     }
     if flags.contains(ASYNC) {
-        return Err(seen.refuse(Code::UnsupportedFileState, "it sends signals (O_ASYNC), which is not supported yet").into());
+        return Err(seen
+            .refuse(Code::UnsupportedFileState, "it sends signals (O_ASYNC), which is not supported yet")
+            .into());
     }
     let unknown = flags.difference(KNOWN);
     if !unknown.is_empty() {
-        return Err(seen.refuse(Code::Unknown, format!("it has open flags that are not known: {:#o}", unknown.bits())).into());
+        return Err(seen
+            .refuse(Code::Unknown, format!("it has open flags that are not known: {:#o}", unknown.bits()))
+            .into());
     }
     if flags.contains(OFlags::RWMODE) {
-        return Err(seen.refuse(Code::UnsupportedFileState, "it was opened for ioctl(2) alone (access mode 3)").into());
+        return Err(seen
+            .refuse(Code::UnsupportedFileState, "it was opened for ioctl(2) alone (access mode 3)")
+            .into());
     }
     let owner = file::owner(&seen.fd).map_err(|error| seen.failed(&error))?;
     if owner != file::Owner::default() {
-        return Err(seen.refuse(
-            Code::UnsupportedFileState,
-            format!("it has an owner for signals, {} (F_SETOWN or F_NOTIFY), not supported yet", owner.pid),
-        ).into());
+        return Err(seen
+            .refuse(
+                Code::UnsupportedFileState,
+                format!(
+                    "it has an owner for signals, {} (F_SETOWN or F_NOTIFY), not supported yet",
+                    owner.pid
+                ),
+            )
+            .into());
     }
     let signal = file::signal(&seen.fd).map_err(|error| seen.failed(&error))?;
     if signal != 0 {
-        return Err(seen.refuse(
-            Code::UnsupportedFileState,
-            format!("it sends signal {signal} in place of SIGIO (F_SETSIG), which is not supported yet"),
-        ).into());
+        return Err(seen
+            .refuse(
+                Code::UnsupportedFileState,
+                format!("it sends signal {signal} in place of SIGIO (F_SETSIG), which is not supported yet"),
+            )
+            .into());
     }
     match file::lease(&seen.fd).map_err(|error| seen.failed(&error))? {
         Lease::None => {}
         lease => {
             let lease = if lease == Lease::Read { "read" } else { "write" };
-            return Err(seen.refuse(
-                Code::UnsupportedFileState,
-                format!("it holds a {lease} lease (F_SETLEASE), which is not supported yet"),
-            ).into());
+            return Err(seen
+                .refuse(
+                    Code::UnsupportedFileState,
+                    format!("it holds a {lease} lease (F_SETLEASE), which is not supported yet"),
+                )
+                .into());
         }
     }
     Ok(record::OpenFile { flags: flags.bits(), position: seen.info.pos, owner: None })
@@ -115,7 +133,8 @@ pub(super) fn open_flags(open: &record::OpenFile) -> Result<OFlags> {
 ///
 /// [`Code::Failed`] when they are not: then the task could tell.
 pub(super) fn settle(fd: OwnedFd, open: &record::OpenFile, seekable: bool) -> Result<OwnedFd> {
-    let failed = |doing: &str, cause: &dyn std::fmt::Display| Box::new(Error::new(Code::Failed, doing).cause(cause));
+    let failed =
+        |doing: &str, cause: &dyn std::fmt::Display| Box::new(Error::new(Code::Failed, doing).cause(cause));
     if seekable {
         let position = u64::try_from(open.position).map_err(|_| {
             Box::new(
@@ -126,7 +145,9 @@ pub(super) fn settle(fd: OwnedFd, open: &record::OpenFile, seekable: bool) -> Re
         if position != 0 {
             match rustix::fs::seek(&fd, SeekFrom::Start(position)) {
                 Ok(there) if there == position => {}
-                Ok(there) => return Err(failed("setting the position of a file", &format!("it is at {there}"))),
+                Ok(there) => {
+                    return Err(failed("setting the position of a file", &format!("it is at {there}")));
+                }
                 Err(errno) => return Err(failed("setting the position of a file", &errno)),
             }
         }

@@ -67,7 +67,8 @@ impl SupportRow {
 /// One table of the support matrix, as Markdown.
 #[must_use]
 pub fn table(rows: &[SupportRow]) -> String {
-    let mut out = String::from("| what | state | detail | kernel | kernel structures |\n|---|---|---|---|---|\n");
+    let mut out =
+        String::from("| what | state | detail | kernel | kernel structures |\n|---|---|---|---|---|\n");
     for row in rows {
         let operations: Vec<_> = row.operations.iter().map(|name| format!("`{name}`")).collect();
         let cells = [row.what, row.state.as_str(), row.detail, row.kernel, &operations.join(", ")];
@@ -84,8 +85,13 @@ mod tests {
 
     #[test]
     fn a_bar_in_a_cell_does_not_end_it() {
-        let row =
-            SupportRow { what: "a|b", state: State::Saved, detail: "", kernel: "5.10", operations: &["x: y"] };
+        let row = SupportRow {
+            what: "a|b",
+            state: State::Saved,
+            detail: "",
+            kernel: "5.10",
+            operations: &["x: y"],
+        };
         assert!(table(&[row]).ends_with("| a\\|b | saved |  | 5.10 | `x: y` |\n"));
     }
 }

@@ -16,6 +16,9 @@ use super::{Capture, Kind, Place, Rebuild, SeenFile, State, SupportRow};
 use super::{decode, failed, identity, inconsistent, record, regular, required, state};
 use crate::{Code, Error, Result};
 
+#[cfg(test)]
+mod tests;
+
 /// Terminals.
 #[derive(Debug)]
 pub struct Terminal;
@@ -53,7 +56,6 @@ impl Kind for Terminal {
 
     fn capture(&self, seen: SeenFile<'_>, ctx: &mut Capture<'_>) -> Result<u64> {
         let open = record::OpenFile { position: 0, ..state::open_file(&seen)? };
-        let file = regular::named(&seen, ctx)?;
         let query = |error: stillpoint_sys::Error| match error.errno() {
             Some(libc::EIO) => {
                 Box::new(seen.refuse(Code::UnsupportedFileState, "it is a terminal that was hung up"))
@@ -62,6 +64,7 @@ impl Kind for Terminal {
         };
         // /dev/tty has a device number of its own; this is that of the terminal behind it.
         let device = u64::from(file::terminal_device(&seen.fd).map_err(query)?);
+        let file = regular::named(&seen, ctx)?;
         let terminals = ctx.terminals()?;
         if terminals.inside.contains(&device) {
             let cause = "it is the controlling terminal of a session that is led from inside the tree, which is not \
@@ -114,10 +117,12 @@ impl Kind for Terminal {
         let flags = state::open_flags(&open)? | OFlags::NOCTTY;
         let here = terminal_of(ctx.place, body.file.as_ref())?;
         let fd = if body.dev_tty {
-            rustix::fs::open(c"/dev/tty", flags | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| match errno {
-                Errno::NXIO => no_terminal(body.file.as_ref()),
-                errno => failed("opening /dev/tty", errno),
-            })?
+            rustix::fs::open(c"/dev/tty", flags | OFlags::CLOEXEC, Mode::empty()).map_err(
+                |errno| match errno {
+                    Errno::NXIO => no_terminal(body.file.as_ref()),
+                    errno => failed("opening /dev/tty", errno),
+                },
+            )?
         } else if flags.contains(OFlags::NOFOLLOW) {
             let name = rustix::termios::ttyname(here, Vec::new())
                 .map_err(|errno| failed("finding the name of the terminal", errno))?;
@@ -130,7 +135,8 @@ impl Kind for Terminal {
             let own = identity::reopen(here, OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK)
                 .map_err(|errno| failed("opening the terminal", errno))?;
             let now = file::termios(&own)?;
-            let size = tcgetwinsize(&own).map_err(|errno| failed("reading the size of the terminal", errno))?;
+            let size =
+                tcgetwinsize(&own).map_err(|errno| failed("reading the size of the terminal", errno))?;
             ctx.terminal = Some(Settings {
                 terminal: own,
                 wanted: settings(object, &body.termios)?,
