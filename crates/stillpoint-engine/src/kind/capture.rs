@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{FileType, OFlags, Stat};
+use rustix::io::Errno;
 use stillpoint_sys::proc;
 
 use super::objects::Objects;
@@ -66,7 +67,7 @@ impl SeenFile<'_> {
 
     /// A failed system call on this file.
     #[must_use]
-    pub fn errno(&self, doing: &str, errno: rustix::io::Errno) -> Box<Error> {
+    pub fn errno(&self, doing: &str, errno: Errno) -> Box<Error> {
         Box::new(Error::new(Code::Failed, doing).in_task(&self.task.name).object(self.object()).cause(errno))
     }
 }
@@ -154,8 +155,14 @@ impl<'a> Capture<'a> {
         // that is looked at, and that costs three times as much.
         let link = rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new())
             .map_err(|errno| {
-                let error = Error::new(Code::Failed, "reading the link of a descriptor").in_task(&task.name);
-                error.object(format!("fd {number}")).cause(errno)
+                let (code, cause) = match errno {
+                    Errno::NAMETOOLONG => {
+                        (Code::UnsupportedFileState, "its path is longer than the kernel can show".to_owned())
+                    }
+                    errno => (Code::Failed, errno.to_string()),
+                };
+                let error = Error::new(code, "reading the link of a descriptor").in_task(&task.name);
+                error.object(format!("fd {number}")).cause(cause)
             })?
             .into_bytes();
         let filesystem = self.mounts.get(&info.mnt_id).cloned();

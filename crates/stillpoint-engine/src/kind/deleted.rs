@@ -299,7 +299,8 @@ impl Parent {
 const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// An open file description of the image that is to be opened.
-struct Wanted {
+#[derive(Debug)]
+pub(super) struct Wanted {
     id: u64,
     flags: OFlags,
 }
@@ -307,7 +308,10 @@ struct Wanted {
 fn rebuild_inode(object: &record::Object, ctx: &mut Rebuild<'_>) -> Result<()> {
     let body: record::DeletedFile = decode(object)?;
     let file = required(object, body.file, "file")?;
-    let wanted = descriptions_of(object.id, ctx.objects)?;
+    if ctx.deleted.is_none() {
+        ctx.deleted = Some(descriptions(ctx.objects)?);
+    }
+    let wanted = ctx.deleted.as_mut().and_then(|deleted| deleted.remove(&object.id)).unwrap_or_default();
     let parent = Parent::find(ctx.place, &file)?;
     let held = make(&parent, &wanted, &mut ctx.notes, &file).map_err(|errno| cannot_make(&file, errno))?;
     ftruncate(&held.fd, file.size).map_err(|errno| cannot_make(&file, errno))?;
@@ -321,14 +325,13 @@ fn rebuild_inode(object: &record::Object, ctx: &mut Rebuild<'_>) -> Result<()> {
     Ok(())
 }
 
-fn descriptions_of(file: u64, objects: &[record::Object]) -> Result<Vec<Wanted>> {
-    let mut wanted = Vec::new();
+/// The open file descriptions of each deleted file of an image.
+fn descriptions(objects: &[record::Object]) -> Result<HashMap<u64, Vec<Wanted>>> {
+    let mut wanted: HashMap<u64, Vec<Wanted>> = HashMap::new();
     for object in objects.iter().filter(|object| object.kind == DESCRIPTION) {
         let body: record::DeletedFileDescription = decode(object)?;
-        if body.file == file {
-            let flags = state::open_flags(&required(object, body.open, "open file")?)?;
-            wanted.push(Wanted { id: object.id, flags });
-        }
+        let flags = state::open_flags(&required(object, body.open, "open file")?)?;
+        wanted.entry(body.file).or_default().push(Wanted { id: object.id, flags });
     }
     Ok(wanted)
 }

@@ -82,6 +82,8 @@ pub struct Rebuild<'a> {
     pub notes: Vec<String>,
     pub(super) objects: &'a [record::Object],
     pub(super) terminal: Option<terminal::Settings>,
+    /// What is to be opened of each deleted file, once that was gathered.
+    pub(super) deleted: Option<HashMap<u64, Vec<deleted::Wanted>>>,
     held: HashMap<u64, Held>,
     contents: &'a mut Contents<'a>,
 }
@@ -101,7 +103,15 @@ impl<'a> Rebuild<'a> {
         objects: &'a [record::Object],
         contents: &'a mut Contents<'a>,
     ) -> Self {
-        Rebuild { place, notes: Vec::new(), objects, terminal: None, held: HashMap::new(), contents }
+        Rebuild {
+            place,
+            notes: Vec::new(),
+            objects,
+            terminal: None,
+            deleted: None,
+            held: HashMap::new(),
+            contents,
+        }
     }
 
     /// Hands the contents of an object to `sink`.
