@@ -1,5 +1,7 @@
 //! The equality checker under planted differences: a process that changes one thing at a time, and what must be told.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // Helpers of tests are test code too.
+
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 

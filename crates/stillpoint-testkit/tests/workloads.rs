@@ -41,7 +41,8 @@ fn names(command: &str) -> Outcome<Vec<String>> {
 
 /// Runs a case for each name, all of them before it fails.
 fn each(names: Vec<String>, case: impl Fn(&str) -> Outcome) -> Outcome {
-    let failures = names.iter().filter_map(|name| case(name).err().map(|e| format!("{name}: {e}"))).collect::<Vec<_>>();
+    let failures =
+        names.iter().filter_map(|name| case(name).err().map(|e| format!("{name}: {e}"))).collect::<Vec<_>>();
     expect!(failures.is_empty(), "{}", failures.join("\n"));
     Ok(())
 }
@@ -73,8 +74,11 @@ fn a_failing_workload_is_noticed() -> Outcome {
     // Changes one of its cells behind its back.
     let record = workload.record()?;
     let task = &record.tasks[&record.root];
-    let cells = task.areas.values().filter(|a| a.end - a.start >= 1 << 20 && a.perms == "rw-p" && a.path.is_empty());
-    let area = cells.max_by_key(|a| a.private_pages).ok_or_else(|| stillpoint_testkit::harness::Failure::new("no area"))?;
+    let cells =
+        task.areas.values().filter(|a| a.end - a.start >= 1 << 20 && a.perms == "rw-p" && a.path.is_empty());
+    let area = cells
+        .max_by_key(|a| a.private_pages)
+        .ok_or_else(|| stillpoint_testkit::harness::Failure::new("no area"))?;
     let mem = std::fs::OpenOptions::new().write(true).open(format!("/proc/{}/mem", workload.pid()))?;
     std::os::unix::fs::FileExt::write_at(&mem, &[0xee; 8], area.start + 4096 * 8)?;
     let error = workload.progress().err().map(|e| e.to_string()).unwrap_or_default();

@@ -107,9 +107,9 @@ impl Place {
         let Some(path) = program(name)? else {
             return Ok(name.into());
         };
-        let open_to_all = path.ancestors().all(|p| {
-            fs::metadata(p).is_ok_and(|meta| meta.permissions().mode() & 0o001 != 0)
-        });
+        let open_to_all = path
+            .ancestors()
+            .all(|p| fs::metadata(p).is_ok_and(|meta| meta.permissions().mode() & 0o001 != 0));
         if self.who == Who::Root || open_to_all || !Who::are_root() {
             return Ok(path);
         }

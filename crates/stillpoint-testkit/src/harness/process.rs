@@ -37,7 +37,13 @@ pub fn tree_of(root: u32) -> BTreeSet<u32> {
     let parents = all().into_iter().filter_map(|pid| Some((pid, stat(pid)?.1))).collect::<Vec<_>>();
     loop {
         let before = tree.len();
-        tree.extend(parents.iter().filter(|(_, parent)| tree.contains(parent)).map(|(pid, _)| *pid).collect::<Vec<_>>());
+        tree.extend(
+            parents
+                .iter()
+                .filter(|(_, parent)| tree.contains(parent))
+                .map(|(pid, _)| *pid)
+                .collect::<Vec<_>>(),
+        );
         if tree.len() == before {
             return tree;
         }

@@ -54,9 +54,14 @@ impl Ran {
     ///
     /// Where stdout holds anything but one object.
     pub fn json(&self) -> Outcome<Value> {
-        let value: Value = serde_json::from_str(&self.stdout)
-            .map_err(|e| Failure::new(format!("{}: not one JSON object ({e}): {:?}", self.line, self.stdout)))?;
-        if value.is_object() { Ok(value) } else { Err(Failure::new(format!("{}: not an object: {value}", self.line))) }
+        let value: Value = serde_json::from_str(&self.stdout).map_err(|e| {
+            Failure::new(format!("{}: not one JSON object ({e}): {:?}", self.line, self.stdout))
+        })?;
+        if value.is_object() {
+            Ok(value)
+        } else {
+            Err(Failure::new(format!("{}: not an object: {value}", self.line)))
+        }
     }
 
     /// The error object of `--json`, by member.
@@ -74,7 +79,10 @@ fn status_is(ran: &Ran, code: i32) -> Outcome {
         return Ok(());
     }
     let Ran { line, stdout, stderr, .. } = ran;
-    Err(Failure::new(format!("{line}\nexited with {}, not {code}\nstdout: {stdout}\nstderr: {stderr}", ran.code())))
+    Err(Failure::new(format!(
+        "{line}\nexited with {}, not {code}\nstdout: {stdout}\nstderr: {stderr}",
+        ran.code()
+    )))
 }
 
 /// A command that runs.

@@ -7,8 +7,8 @@ use std::process::{Child, Command};
 
 use super::process::{Guard, ends, running};
 use super::{Failure, Outcome, Place, Ran, Tool, Who, wait_for};
-use crate::expect;
 use crate::equality::{self, Record, Rules};
+use crate::expect;
 
 /// A tree that was started, and may since have been ended and restored.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub struct Workload {
     child: Option<Child>,
     /// The root's pid, here.
     pid: u32,
-    place: Place,
+    place: std::sync::Arc<Place>,
 }
 
 impl Workload {
@@ -75,13 +75,19 @@ impl Workload {
         let pid = child.id();
         let mut guard = Guard::default();
         guard.watch(pid);
-        Ok(Self { guard, child: Some(child), pid, place })
+        Ok(Self { guard, child: Some(child), pid, place: place.into() })
     }
 
     /// Its directory.
     #[must_use]
     pub fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// Its directory, to be kept when its processes are not needed any more.
+    #[must_use]
+    pub fn into_place(self) -> std::sync::Arc<Place> {
+        std::sync::Arc::clone(&self.place)
     }
 
     /// The root's pid, here.
@@ -174,7 +180,8 @@ impl Workload {
         self.place.unmark("quiet");
         wait_for("every party to wake up", || {
             // ENXIO: nobody waits at this moment. Opening wakes all who do.
-            let end = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(self.place.path("wake"));
+            let end =
+                OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(self.place.path("wake"));
             drop(end);
             Ok(self.reports()?.iter().all(|(_, report)| !report.starts_with("quiet")).then_some(()))
         })
@@ -258,17 +265,25 @@ impl Workload {
         self.reap()
     }
 
-    /// Waits for the end of a root that the checkpoint ended, so that its pid is free.
-    fn reap(&mut self) -> Outcome {
+    /// Waits for the end of a root that a checkpoint ended, so that its pid is free.
+    ///
+    /// # Errors
+    ///
+    /// When it does not end, or exits by itself.
+    pub fn reap(&mut self) -> Outcome {
         match self.child.take() {
             Some(mut child) => {
                 let status = wait_for("the root to be ended", || Ok(child.try_wait()?))?;
-                expect!(status.signal().is_some(), "the checkpoint's root was not ended but exited: {status}");
+                expect!(
+                    status.signal().is_some(),
+                    "the checkpoint's root was not ended but exited: {status}"
+                );
                 Ok(())
             }
             // Whoever is its parent reaps it.
             None => {
-                let gone = || Ok((!std::path::Path::new(&format!("/proc/{}", self.pid)).exists()).then_some(()));
+                let gone =
+                    || Ok((!std::path::Path::new(&format!("/proc/{}", self.pid)).exists()).then_some(()));
                 wait_for("the root to be reaped", gone)
             }
         }

@@ -112,7 +112,10 @@ fn thread(body: fn() -> Check<i32>) -> Held {
         let result = body();
         let failed = result.is_err();
         let _ = send.send(result);
-        while !failed {
+        if failed {
+            return;
+        }
+        loop {
             pause_ms(2);
             counter.fetch_add(1, Ordering::SeqCst);
         }

@@ -34,8 +34,11 @@ mod xsave;
 
 use super::support::{Check, Ctx};
 
+/// Sets a state up and verifies it until told to finish.
+type Run = fn(&Ctx) -> Check;
+
 /// Names and entry points.
-pub(crate) const ALL: &[(&str, fn(&Ctx) -> Check)] = &[
+pub(crate) const ALL: &[(&str, Run)] = &[
     ("counter", counter::run),
     ("threads", threads::run),
     ("tree", tree::run),

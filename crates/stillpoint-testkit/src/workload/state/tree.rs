@@ -96,7 +96,8 @@ pub(crate) fn run(ctx: &Ctx) -> Check {
     // The children's groups are their own by the time that they report.
     ctx.ready(&["main", "session-a", "session-b", "group", "grand-a", "grand-b", "grand-c"])?;
     ctx.party("main").run(|_| {
-        same!("ids", ids()?, me);
+        // The root's parent is whoever restored it.
+        same!("ids", Ids { parent: me.parent, ..ids()? }, me);
         for (pid, _) in zombies {
             check_zombie(pid, libc::WNOHANG)?;
         }

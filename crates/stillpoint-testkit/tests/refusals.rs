@@ -1,0 +1,79 @@
+//! What cannot be saved is refused by name, with exit status 3, and is unharmed: one line for each thing.
+
+use stillpoint_testkit::harness::{Outcome, Who, refused};
+
+fn case(thing: &str, codes: &[&str], who: Who) -> Outcome {
+    if who.can_run() { refused(thing, codes, who) } else { Ok(()) }
+}
+
+macro_rules! refusals {
+    ($($root:ident $user:ident $thing:literal => $($code:literal)|+;)+) => {
+        /// Things that have cases here.
+        const COVERED: &[&str] = &[$($thing),+];
+        $(
+            #[test]
+            fn $root() -> Outcome { case($thing, &[$($code),+], Who::Root) }
+            #[test]
+            fn $user() -> Outcome { case($thing, &[$($code),+], Who::User) }
+        )+
+    };
+}
+
+refusals! {
+    root_socket_pair user_socket_pair "socket-pair" => "unsupported-file";
+    root_socket_tcp user_socket_tcp "socket-tcp" => "unsupported-file";
+    root_epoll user_epoll "epoll" => "unsupported-file";
+    root_eventfd user_eventfd "eventfd" => "unsupported-file";
+    root_inotify user_inotify "inotify" => "unsupported-file";
+    root_timerfd user_timerfd "timerfd" => "unsupported-file";
+    root_signalfd user_signalfd "signalfd" => "unsupported-file";
+    root_memfd user_memfd "memfd" => "unsupported-file";
+    root_io_uring user_io_uring "io-uring" => "unsupported-file";
+    root_userfaultfd user_userfaultfd "userfaultfd" => "unsupported-file";
+    root_pidfd user_pidfd "pidfd" => "unsupported-file";
+    root_namespace_file user_namespace_file "namespace-file" => "unsupported-file";
+    root_proc_file user_proc_file "proc-file" => "unsupported-file";
+    root_sys_file user_sys_file "sys-file" => "unsupported-file";
+    root_pty_master user_pty_master "pty-master" => "unsupported-file";
+    root_pipe_outside user_pipe_outside "pipe-outside" => "outside-tree";
+    root_flock user_flock "flock" => "unsupported-file-state";
+    root_fcntl_lock user_fcntl_lock "fcntl-lock" => "unsupported-file-state";
+    root_ofd_lock user_ofd_lock "ofd-lock" => "unsupported-file-state";
+    root_lease user_lease "lease" => "unsupported-file-state";
+    root_fd_owner user_fd_owner "fd-owner" => "unsupported-file-state";
+    root_memfd_map user_memfd_map "memfd-map" => "unsupported-area";
+    root_sysv_shm user_sysv_shm "sysv-shm" => "unsupported-area";
+    root_hugetlb user_hugetlb "hugetlb" => "unsupported-area";
+    root_mbind user_mbind "mbind" => "unsupported-area" | "unsupported-state";
+    root_mseal user_mseal "mseal" => "unsupported-area";
+    root_secretmem user_secretmem "secretmem" => "unsupported-area";
+    root_aio user_aio "aio" => "unsupported-area";
+    root_io_uring_map user_io_uring_map "io-uring-map" => "unsupported-area";
+    root_posix_timer user_posix_timer "posix-timer" => "unsupported-state";
+    root_seccomp user_seccomp "seccomp" => "unsupported-state";
+    root_traced_child user_traced_child "traced-child" => "unsupported-state" | "would-not-freeze";
+    root_shared_vm user_shared_vm "shared-vm" => "unsupported-sharing";
+    root_shared_files user_shared_files "shared-files" => "unsupported-sharing";
+    root_shared_fs user_shared_fs "shared-fs" => "unsupported-sharing";
+    root_thread_fs user_thread_fs "thread-fs" => "unsupported-sharing";
+    root_thread_files user_thread_files "thread-files" => "unsupported-sharing";
+    root_thread_uid user_thread_uid "thread-uid" => "unsupported-sharing" | "unsupported-state";
+    root_ldt user_ldt "ldt" => "unsupported-state";
+    root_stopped user_stopped "stopped" => "unsupported-state";
+    root_subreaper user_subreaper "subreaper" => "unsupported-state";
+    root_mempolicy user_mempolicy "mempolicy" => "unsupported-state" | "unsupported-area";
+    root_syscall_dispatch user_syscall_dispatch "syscall-dispatch" => "unsupported-state";
+    root_no_tsc user_no_tsc "no-tsc" => "unsupported-state";
+    root_uts_namespace user_uts_namespace "uts-namespace" => "unsupported-namespace";
+    root_net_namespace user_net_namespace "net-namespace" => "unsupported-namespace";
+    root_mount_namespace user_mount_namespace "mount-namespace" => "unsupported-namespace";
+    root_chroot user_chroot "chroot" => "unsupported-state" | "unsupported-namespace";
+}
+
+#[test]
+fn every_hold_has_its_cases() {
+    let output =
+        std::process::Command::new(env!("CARGO_BIN_EXE_sp-work")).arg("list-holds").output().unwrap();
+    let names = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(names.lines().collect::<Vec<_>>(), COVERED);
+}
