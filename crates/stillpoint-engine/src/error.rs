@@ -165,7 +165,15 @@ impl Error {
     /// An error with a code and what was being done.
     #[must_use]
     pub fn new(code: Code, doing: impl Into<String>) -> Self {
-        Error { code, doing: doing.into(), task: None, object: None, cause: None, remedy: None, others: Vec::new() }
+        Error {
+            code,
+            doing: doing.into(),
+            task: None,
+            object: None,
+            cause: None,
+            remedy: None,
+            others: Vec::new(),
+        }
     }
 
     /// Names the task.

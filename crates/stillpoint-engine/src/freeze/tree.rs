@@ -237,7 +237,10 @@ impl Freezer {
         }
         // A process whose threads are all gone is a zombie now, or reaped; the next walk tells.
         self.processes.retain(|_, process| process.zombie || !process.threads.is_empty());
-        if self.processes.contains_key(&self.root) { Ok(()) } else { Err(no_such_task(self.root).into()) }
+        match self.processes.get(&self.root) {
+            Some(root) if !root.zombie => Ok(()),
+            _ => Err(no_such_task(self.root).into()),
+        }
     }
 
     fn put(&mut self, pid: Pid, tid: Pid, held: Held) {

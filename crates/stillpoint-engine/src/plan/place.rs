@@ -159,6 +159,17 @@ fn clock(model: &Model) -> Option<Error> {
     })
 }
 
+/// Waits for ids that are held only by processes that have ended: a checkpoint that has just ended a tree leaves its
+/// root to be reaped by its parent. Gives up after a few seconds; the check that follows names what is left.
+pub fn await_reaping(model: &Model) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    let dead =
+        |id: u32| stillpoint_sys::proc::stat::read(id).is_ok_and(|stat| matches!(stat.state, b'Z' | b'X'));
+    while model.ids().any(dead) && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
 fn taken_ids(model: &Model) -> Vec<Error> {
     let exists = |id: &u32| std::path::Path::new(&format!("/proc/{id}")).exists();
     let taken = model.ids().filter(exists).map(|id| {

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::OFlags;
 use stillpoint_image::VerifiedImage;
-use stillpoint_image::records::{Backing, Credentials, Thread};
+use stillpoint_image::records::{Backing, Credentials, SignalHandlers, Thread};
 use stillpoint_sys::arch::{self, Registers};
 use stillpoint_sys::program::{self, Marker, Program, ProgramArea};
 use stillpoint_sys::ptrace::{self, Event, Running, Stop, Stopped, Until, options};
@@ -322,7 +322,9 @@ impl<'a> Builder<'a> {
 
     /// A signal is delivered from a signal stop only: the marker of an empty program gives one.
     fn run_to_marker(&mut self, n: usize) -> Result<Stopped> {
-        let program = Program::new();
+        // Handlers that were inherited from this process lead nowhere.
+        let mut program = Program::new();
+        signals::set_actions(&mut program, &SignalHandlers::default());
         let marker = self.marker(n, 0)?;
         let (stopped, _) =
             program::start(&program, self.take(n, 0)?, &self.area, 0, marker)?.finish(|_| {})?;

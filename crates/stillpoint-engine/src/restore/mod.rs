@@ -52,6 +52,9 @@ struct Prepared {
 pub fn restore(options: RestoreOptions, observer: &mut dyn Observer) -> Result<Restored> {
     let mut watch = Stopwatch::default();
     let prepared = prepare(options, observer, &mut watch)?;
+    if !prepared.private_pids {
+        place::await_reaping(&prepared.model);
+    }
     let misfits = watch.time(Phase::Plan, || {
         place::misfits(&prepared.model, &prepared.place, &prepared.caller, prepared.private_pids)
     });

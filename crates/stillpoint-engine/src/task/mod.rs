@@ -14,7 +14,7 @@ pub mod signals;
 pub mod timers;
 mod visit;
 
-use stillpoint_image::records::{SignalHandlers, Task, Thread};
+use stillpoint_image::records::{PendingSignal, SignalHandlers, Task, Thread};
 use stillpoint_sys::arch;
 use stillpoint_sys::proc::number::{oom_score_adj, personality};
 use stillpoint_sys::proc::{limits as proc_limits, stat};
@@ -113,23 +113,13 @@ pub fn capture(task: &mut FrozenTask, vdso: (u64, u64)) -> Result<Captured> {
 fn capture_alive(task: &mut FrozenTask, vdso: (u64, u64)) -> Result<Captured> {
     let pid = task.host_pid;
     let stat = stat::read(pid)?;
-    let process_status = status::read(pid)?;
     refuse_process(pid)?;
-    let mut statuses = Vec::with_capacity(task.threads.len());
-    for thread in &task.threads {
-        let status = status::read_thread(pid, thread.host_tid)?;
-        refuse_thread(&task.name, thread, &status)?;
-        statuses.push(status);
-    }
-    let visit = visit::visit(task, vdso, &statuses)?;
+    let Settled { visit, statuses, pending } = settle(task, vdso)?;
     let mut threads = Vec::with_capacity(task.threads.len());
     for ((thread, status), answers) in task.threads.iter().zip(&statuses).zip(&visit.threads) {
-        threads.push(capture_thread(task.pid, thread, status, answers)?);
+        threads.push(capture_thread(pid, task.pid, thread, status, answers)?);
     }
-    let leader = task.threads.first().ok_or_else(|| Error::new(Code::NoSuchTask, "saving a task"))?;
-    let shared = leader.stopped()?.pending(true)?;
-    let pending = signals::pending(&shared);
-    check_pending(&task.name, process_status.shd_pnd, &pending)?;
+    let umask = statuses.first().and_then(|status| status.umask);
     Ok(Captured {
         task: Task {
             interval_timers: visit.interval_timers,
@@ -143,9 +133,76 @@ fn capture_alive(task: &mut FrozenTask, vdso: (u64, u64)) -> Result<Captured> {
         threads,
         handlers: visit.handlers,
         attributes: Some(visit.attributes),
-        umask: process_status.umask.unwrap_or(0o022),
+        umask: umask.unwrap_or(0o022),
         vdso: visit.vdso,
     })
+}
+
+/// What was read of a process at one moment, as far as its interval timers go.
+struct Settled {
+    visit: visit::Visit,
+    statuses: Vec<status::Status>,
+    pending: Vec<PendingSignal>,
+}
+
+/// Signals of interval timers: SIGALRM, SIGVTALRM, SIGPROF.
+const TIMER_SIGNALS: u64 = 1 << (libc::SIGALRM - 1) | 1 << (libc::SIGVTALRM - 1) | 1 << (libc::SIGPROF - 1);
+
+/// Visits a process until none of its timers fired between the reading of the timers and that of the pending signals:
+/// else an expiry would be saved twice or not at all. A timer whose signal is pending already can fire no further.
+fn settle(task: &mut FrozenTask, vdso: (u64, u64)) -> Result<Settled> {
+    let pid = task.host_pid;
+    let mut tries = 0;
+    loop {
+        let mut statuses = Vec::with_capacity(task.threads.len());
+        for thread in &task.threads {
+            let status = status::read_thread(pid, thread.host_tid)?;
+            refuse_thread(&task.name, thread, &status)?;
+            statuses.push(status);
+        }
+        let before = statuses.first().map_or(0, |status| status.shd_pnd);
+        let visit = visit::visit(task, vdso, &statuses)?;
+        let leader = task.threads.first().ok_or_else(|| Error::new(Code::NoSuchTask, "saving a task"))?;
+        let pending = pending(leader.stopped()?, true, &task.name, || Ok(status::read(pid)?.shd_pnd))?;
+        tries += 1;
+        if signals::pending_mask(&pending) & !before & TIMER_SIGNALS == 0 {
+            return Ok(Settled { visit, statuses, pending });
+        }
+        if tries > 8 {
+            return Err(Error::new(Code::UnsupportedState, "saving interval timers")
+                .cause("they fire faster than they can be read")
+                .into());
+        }
+    }
+}
+
+/// The pending signals with their siginfo: all of them, or a refusal. A legacy signal may be pending without a
+/// siginfo, when its user's queue was full; the mask tells.
+fn pending(
+    stopped: &stillpoint_sys::ptrace::Stopped,
+    shared: bool,
+    name: &TaskName,
+    mask: impl Fn() -> Result<u64>,
+) -> Result<Vec<PendingSignal>> {
+    let mut tries = 0;
+    loop {
+        let listed = signals::pending(&stopped.pending(shared)?);
+        let (have, want) = (signals::pending_mask(&listed), mask()?);
+        tries += 1;
+        if have == want {
+            return Ok(listed);
+        }
+        // Another may have come between the two readings.
+        if tries > 8 {
+            return Err(Error::new(Code::UnsupportedState, "saving pending signals")
+                .in_task(name)
+                .cause(format!(
+                    "the kernel lists {have:#x} of the pending signals {want:#x} with their siginfo"
+                ))
+                .remedy("raise RLIMIT_SIGPENDING, or try again when they have been delivered")
+                .into());
+        }
+    }
 }
 
 fn base(task: &FrozenTask, stat: &stat::Stat) -> Task {
@@ -159,14 +216,16 @@ fn base(task: &FrozenTask, stat: &stat::Stat) -> Task {
 }
 
 fn capture_thread(
+    host_pid: u32,
     pid: u32,
     thread: &FrozenThread,
     status: &status::Status,
     answers: &visit::ThreadAnswers,
 ) -> Result<Thread> {
     let stopped = thread.stopped()?;
-    let pending = signals::pending(&stopped.pending(false)?);
-    check_pending(&TaskName { pid, tid: Some(thread.tid), name: String::new() }, status.sig_pnd, &pending)?;
+    let name = TaskName { pid, tid: Some(thread.tid), name: String::new() };
+    let mask = || Ok(status::read_thread(host_pid, thread.host_tid)?.sig_pnd);
+    let pending = pending(stopped, false, &name, mask)?;
     Ok(Thread {
         pid,
         tid: thread.tid,
@@ -185,24 +244,6 @@ fn capture_thread(
         timer_slack_ns: answers.attributes.timer_slack_ns,
         restart: restart::capture(thread.host_tid, &thread.registers)?,
     })
-}
-
-/// A legacy signal may be pending without a siginfo, when the user's queue was full: what PTRACE_PEEKSIGINFO
-/// lists must be all there is.
-fn check_pending(
-    name: &TaskName,
-    mask: u64,
-    listed: &[stillpoint_image::records::PendingSignal],
-) -> Result<()> {
-    let listed = signals::pending_mask(listed);
-    if mask == listed {
-        return Ok(());
-    }
-    Err(Error::new(Code::UnsupportedState, "saving pending signals")
-        .in_task(name)
-        .cause(format!("the kernel lists {listed:#x} of the pending signals {mask:#x} with their siginfo"))
-        .remedy("raise RLIMIT_SIGPENDING, or try again when they have been delivered")
-        .into())
 }
 
 fn refuse_process(pid: u32) -> Result<()> {

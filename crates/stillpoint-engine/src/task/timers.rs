@@ -41,8 +41,12 @@ pub fn set_interval_timers(program: &mut Program, timers: &[IntervalTimer]) {
         if timer.value_us == 0 && timer.interval_us == 0 {
             continue;
         }
+        // A real timer that has fired is started again only when its signal is taken. Firing at once brings it into
+        // that state: the signal is queued already or is now.
+        let fired = which == 0 && timer.value_us == 0;
+        let value_us = if fired { 1 } else { timer.value_us };
         let split = |us: u64| [us / 1_000_000, us % 1_000_000];
-        let bytes: Vec<u8> = [split(timer.interval_us), split(timer.value_us)]
+        let bytes: Vec<u8> = [split(timer.interval_us), split(value_us)]
             .as_flattened()
             .iter()
             .flat_map(|word| word.to_le_bytes())
