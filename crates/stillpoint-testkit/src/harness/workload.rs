@@ -235,7 +235,11 @@ impl Workload {
         for (name, record) in [("before.json", before), ("after.json", &after)] {
             fs::write(self.place.path(name), serde_json::to_vec_pretty(record)?)?;
         }
-        Err(Failure::new(format!("the restored tree is not as it was:\n{}", list(&differences))))
+        // The workload may know more about it than a comparison shows.
+        let inside =
+            self.wake().and_then(|()| self.progress()).err().map(|e| format!("and from inside: {e}"));
+        let inside = inside.unwrap_or_else(|| "the workload itself has noticed nothing".to_owned());
+        Err(Failure::new(format!("the restored tree is not as it was:\n{}{inside}", list(&differences))))
     }
 
     /// `stillpoint checkpoint PID -o NAME` with further options; the image is in the case's directory.
