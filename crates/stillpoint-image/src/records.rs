@@ -469,6 +469,9 @@ pub struct Task {
     pub name: ::prost::alloc::vec::Vec<u8>,
     #[prost(bool, tag = "18")]
     pub child_subreaper: bool,
+    /// of a zombie; a living process has them in its threads
+    #[prost(message, optional, tag = "20")]
+    pub credentials: ::core::option::Option<Credentials>,
     /// tty_nr of /proc/PID/stat, 0: none
     #[prost(uint32, tag = "19")]
     pub terminal_device: u32,

@@ -26,6 +26,16 @@ pub enum Error {
         /// What was not understood.
         what: String,
     },
+    /// The task ended while it was worked on.
+    #[error("{doing}: {}", how_it_ended(*status))]
+    Gone {
+        /// What was being done.
+        doing: String,
+        /// The task concerned.
+        pid: Option<crate::Pid>,
+        /// Its wait status, as of wait(2).
+        status: i32,
+    },
     /// The task did something other than what a trace stop should show.
     #[error("{doing}: {what}")]
     Unexpected {
@@ -62,7 +72,10 @@ impl Error {
     #[must_use]
     pub fn of(mut self, task: crate::Pid) -> Self {
         match &mut self {
-            Error::Errno { pid, .. } | Error::Parse { pid, .. } | Error::Unexpected { pid, .. } => {
+            Error::Errno { pid, .. }
+            | Error::Parse { pid, .. }
+            | Error::Gone { pid, .. }
+            | Error::Unexpected { pid, .. } => {
                 pid.get_or_insert(task);
             }
         }
@@ -82,7 +95,10 @@ impl Error {
     #[must_use]
     pub fn pid(&self) -> Option<crate::Pid> {
         match self {
-            Error::Errno { pid, .. } | Error::Parse { pid, .. } | Error::Unexpected { pid, .. } => *pid,
+            Error::Errno { pid, .. }
+            | Error::Parse { pid, .. }
+            | Error::Gone { pid, .. }
+            | Error::Unexpected { pid, .. } => *pid,
         }
     }
 
@@ -90,9 +106,10 @@ impl Error {
     #[must_use]
     pub fn doing(&self) -> &str {
         match self {
-            Error::Errno { doing, .. } | Error::Parse { doing, .. } | Error::Unexpected { doing, .. } => {
-                doing
-            }
+            Error::Errno { doing, .. }
+            | Error::Parse { doing, .. }
+            | Error::Gone { doing, .. }
+            | Error::Unexpected { doing, .. } => doing,
         }
     }
 
@@ -102,8 +119,17 @@ impl Error {
         match self {
             Error::Errno { errno, .. } => describe(*errno),
             Error::Parse { what, .. } => format!("the kernel's answer is not understood: {what}"),
+            Error::Gone { status, .. } => how_it_ended(*status),
             Error::Unexpected { what, .. } => what.clone(),
         }
+    }
+}
+
+fn how_it_ended(status: i32) -> String {
+    if libc::WIFSIGNALED(status) {
+        format!("it was killed by signal {}", libc::WTERMSIG(status))
+    } else {
+        format!("it exited with status {}", libc::WEXITSTATUS(status))
     }
 }
 

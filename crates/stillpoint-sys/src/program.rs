@@ -579,12 +579,7 @@ fn unexpected(tid: Pid, what: &str, stop: Stop) -> Error {
 
 /// The error of a thread that ended while it was worked on.
 fn gone(tid: Pid, status: i32) -> Error {
-    let how = if libc::WIFSIGNALED(status) {
-        format!("it was killed by signal {}", libc::WTERMSIG(status))
-    } else {
-        format!("it exited with status {}", libc::WEXITSTATUS(status))
-    };
-    Error::Unexpected { doing: "working on a thread".into(), pid: Some(tid), what: how }
+    Error::Gone { doing: "working on a thread".into(), pid: Some(tid), status }
 }
 
 #[cfg(test)]

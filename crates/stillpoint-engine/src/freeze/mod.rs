@@ -47,6 +47,8 @@ pub struct FrozenThread {
     pub registers: Registers,
     /// Its signal mask when it was stopped.
     pub mask: u64,
+    /// The system call that it continues by restart_syscall(2), which hides it; see [`crate::task::restart`].
+    pub continues: Option<u64>,
     /// Whether registers or mask have been changed since.
     pub disturbed: bool,
 }

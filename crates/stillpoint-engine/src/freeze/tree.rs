@@ -384,6 +384,7 @@ fn frozen_task(pid: Pid, process: Process) -> std::result::Result<FrozenTask, Un
                 stopped: Some(stopped),
                 registers,
                 mask,
+                continues: None,
                 disturbed: false,
             }),
             Err(error) => {

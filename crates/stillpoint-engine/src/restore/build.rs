@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::OFlags;
 use stillpoint_image::VerifiedImage;
-use stillpoint_image::records::{Backing, Credentials, SignalHandlers, Thread};
+use stillpoint_image::records::{Backing, Credentials, Thread};
 use stillpoint_sys::arch::{self, Registers};
 use stillpoint_sys::program::{self, Marker, Program, ProgramArea};
 use stillpoint_sys::ptrace::{self, Event, Running, Stop, Stopped, Until, options};
@@ -145,7 +145,7 @@ impl<'a> Builder<'a> {
             parts::protect(&mut sequence, body, self.filled(n), &self.staged, self.model);
             self.run_leader(n, sequence)?;
         }
-        self.end_zombies()?;
+        self.end_zombies(have)?;
         for (n, process, body) in self.model.living() {
             let mut leader = Sequence::new();
             parts::process_state(&mut leader, &process.task, body)?;
@@ -293,42 +293,29 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn end_zombies(&mut self) -> Result<()> {
+    fn end_zombies(&mut self, have: &Credentials) -> Result<()> {
         for (n, process) in self.model.processes.iter().enumerate().filter(|(_, process)| process.task.zombie)
         {
-            let code = process.task.exit_code;
-            let stopped = match parts::exit(code) {
-                Some(program) => {
-                    let marker = self.marker(n, 0)?;
-                    let taken = self.take(n, 0)?;
-                    let started = program::start(&program, taken, &self.area, 0, marker)?;
-                    // It ends in the middle of its program, which is no error here.
-                    if started.finish(|_| {}).is_ok() {
-                        return Err(lost(n));
-                    }
-                    continue;
+            let program = parts::zombie(&process.task, have);
+            let marker = self.marker(n, 0)?;
+            let started = program::start(&program, self.take(n, 0)?, &self.area, 0, marker)?;
+            let signal = (process.task.exit_code & 0x7f).cast_signed();
+            let ended = match started.finish(|_| {}) {
+                // One that exits ends in the middle of its program.
+                Err(stillpoint_sys::Error::Gone { .. }) if signal == 0 => true,
+                Err(error) => return Err(self.in_task(n, error)),
+                // A signal is delivered from a signal stop only: the marker has made one.
+                Ok((stopped, _)) if signal != 0 => {
+                    stopped.set_signal_mask(0)?;
+                    matches!(stopped.resume(Until::Stop, signal)?.wait()?, Event::Gone(_))
                 }
-                None => self.run_to_marker(n)?,
+                Ok(_) => false,
             };
-            stopped.set_signal_mask(0)?;
-            let signal = (code & 0x7f).cast_signed();
-            match stopped.resume(Until::Stop, signal)?.wait()? {
-                Event::Gone(_) => {}
-                Event::Stopped(_) => return Err(lost(n)),
+            if !ended {
+                return Err(lost(n));
             }
         }
         Ok(())
-    }
-
-    /// A signal is delivered from a signal stop only: the marker of an empty program gives one.
-    fn run_to_marker(&mut self, n: usize) -> Result<Stopped> {
-        // Handlers that were inherited from this process lead nowhere.
-        let mut program = Program::new();
-        signals::set_actions(&mut program, &SignalHandlers::default());
-        let marker = self.marker(n, 0)?;
-        let (stopped, _) =
-            program::start(&program, self.take(n, 0)?, &self.area, 0, marker)?.finish(|_| {})?;
-        Ok(stopped)
     }
 
     /// Rebuilds what the kernel keeps of interrupted sleeps: the sleep is begun anew with the time that is left, and

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use stillpoint_image::records::{Credentials, Task, Thread};
+use stillpoint_image::records::{Credentials, SignalHandlers, Task, Thread};
 use stillpoint_sys::arch::TASK_SIZE;
 use stillpoint_sys::clone::CloneArgs;
 use stillpoint_sys::program::{Arg, Expect, Program, ProgramArea};
@@ -206,13 +206,27 @@ pub(super) fn identity(sequence: &mut Sequence, thread: &Thread, have: &Credenti
     sequence.part();
 }
 
-/// A zombie's end, if it ended by itself.
-pub(super) fn exit(exit_code: u32) -> Option<Program> {
+/// What a zombie is told before its end, and its end if it ended by itself.
+pub(super) fn zombie(task: &Task, have: &Credentials) -> Program {
     let mut program = Program::new();
-    (exit_code & 0x7f == 0).then(|| {
-        program.call("ending a zombie", libc::SYS_exit_group, [Arg::from(exit_code >> 8 & 0xff)]);
-        program
-    })
+    // Handlers that were inherited from the restoring process lead nowhere.
+    signals::set_actions(&mut program, &SignalHandlers::default());
+    attributes::set_name(&mut program, &task.name);
+    if let Some(want) = &task.credentials {
+        credentials::set(&mut program, want, have);
+    }
+    // It dumps no core on the way.
+    attributes::set(&mut program, "forbidding a core dump", libc::PR_SET_DUMPABLE, 0);
+    if task.exit_code & 0x7f == 0 {
+        let none = program.data(&[0; 8]);
+        program.call(
+            "unblocking all signals",
+            libc::SYS_rt_sigprocmask,
+            [libc::SIG_SETMASK.into(), none.into(), Arg::Value(0), Arg::Value(8)],
+        );
+        program.call("ending a zombie", libc::SYS_exit_group, [Arg::from(task.exit_code >> 8 & 0xff)]);
+    }
+    program
 }
 
 /// Where each object's contents go that tasks hold in memory.

@@ -90,8 +90,20 @@ pub struct Captured {
 /// When it was reaped meanwhile.
 pub fn capture_zombie(task: &FrozenTask) -> Result<Captured> {
     let stat = stat::read(task.host_pid)?;
+    if stat.exit_code & 0x80 != 0 {
+        return Err(Error::new(Code::UnsupportedState, "saving a zombie")
+            .in_task(&task.name)
+            .cause("it ended with a core dump, and its parent would be told so; that cannot be made again")
+            .remedy("let its parent reap it first")
+            .into());
+    }
     Ok(Captured {
-        task: Task { zombie: true, exit_code: stat.exit_code.cast_unsigned(), ..base(task, &stat) },
+        task: Task {
+            zombie: true,
+            exit_code: stat.exit_code.cast_unsigned(),
+            credentials: Some(credentials::capture(&status::read(task.host_pid)?, 0)),
+            ..base(task, &stat)
+        },
         threads: Vec::new(),
         handlers: SignalHandlers::default(),
         attributes: None,
@@ -152,6 +164,9 @@ const TIMER_SIGNALS: u64 = 1 << (libc::SIGALRM - 1) | 1 << (libc::SIGVTALRM - 1)
 /// else an expiry would be saved twice or not at all. A timer whose signal is pending already can fire no further.
 fn settle(task: &mut FrozenTask, vdso: (u64, u64)) -> Result<Settled> {
     let pid = task.host_pid;
+    for thread in &mut task.threads {
+        restart::identify(thread)?;
+    }
     let mut tries = 0;
     loop {
         let mut statuses = Vec::with_capacity(task.threads.len());
@@ -226,10 +241,11 @@ fn capture_thread(
     let name = TaskName { pid, tid: Some(thread.tid), name: String::new() };
     let mask = || Ok(status::read_thread(host_pid, thread.host_tid)?.sig_pnd);
     let pending = pending(stopped, false, &name, mask)?;
+    let registers = restart::recorded(thread);
     Ok(Thread {
         pid,
         tid: thread.tid,
-        registers: thread.registers.to_bytes(),
+        registers: registers.to_bytes(),
         extended: stopped.extended()?,
         signal_mask: thread.mask,
         alt_stack: Some(answers.alt_stack),
@@ -242,7 +258,7 @@ fn capture_thread(
         credentials: Some(credentials::capture(status, answers.attributes.secure_bits)),
         parent_death_signal: answers.attributes.parent_death_signal,
         timer_slack_ns: answers.attributes.timer_slack_ns,
-        restart: restart::capture(thread.host_tid, &thread.registers)?,
+        restart: restart::capture(thread.host_tid, &registers)?,
     })
 }
 

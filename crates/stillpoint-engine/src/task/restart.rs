@@ -5,16 +5,131 @@
 //! stopped. The exception is ERESTART_RESTARTBLOCK, whose state the kernel keeps in the thread itself and which a
 //! restore cannot set directly.
 
+use std::time::{Duration, Instant};
+
 use stillpoint_image::records::Restart;
 use stillpoint_sys::arch::Registers;
+use stillpoint_sys::ptrace::{Event, Running, Stop, Stopped, Until};
 use stillpoint_sys::{Pid, RemoteAddr, vm};
 
-use crate::Result;
+use crate::freeze::FrozenThread;
+use crate::{Code, Error, Result};
 
 /// Make it again, unless a handler runs: include/linux/errno.h.
 const ERESTARTNOHAND: i64 = 514;
 /// Continue it from the restart block.
 const ERESTART_RESTARTBLOCK: i64 = 516;
+
+/// Finds out which call a thread continues that was interrupted twice.
+///
+/// After the first interruption the kernel makes restart_syscall(2) in its place, and forgets which call it was: the
+/// arguments are still there, the number is not. So the thread is let back into the call, and where it sleeps tells.
+/// It does not get to user mode: system calls stop it at their exit.
+///
+/// # Errors
+///
+/// A refusal when the place is not one that is known.
+pub fn identify(thread: &mut FrozenThread) -> Result<()> {
+    let hidden = thread.registers.result() == -ERESTART_RESTARTBLOCK
+        && thread.registers.syscall_number().map(u64::cast_signed) == Some(libc::SYS_restart_syscall);
+    if !hidden {
+        return Ok(());
+    }
+    let entry = stop_at_syscall(thread.take()?.resume(Until::Syscall, 0)?)?;
+    let running = entry.resume(Until::Syscall, 0)?;
+    let place = sleeping_place(thread.host_tid)?;
+    running.interrupt()?;
+    let exit = stop_at_syscall(running)?;
+    exit.interrupt_next()?;
+    let stopped = match exit.resume(Until::Stop, 0)?.wait()? {
+        Event::Stopped(stopped) => stopped,
+        Event::Gone(_) => return Err(died(thread.host_tid)),
+    };
+    thread.registers = stopped.registers()?;
+    thread.mask = stopped.signal_mask()?;
+    thread.stopped = Some(stopped);
+    if thread.registers.result() != -ERESTART_RESTARTBLOCK {
+        // It was over meanwhile, and the thread is about to return from it.
+        return Ok(());
+    }
+    let number = call_that_sleeps_in(&place, thread.registers.argument(0)).ok_or_else(|| {
+        Error::new(Code::UnsupportedState, "looking at an interrupted system call")
+            .object(format!("thread {}", thread.tid))
+            .cause(format!("it continues a call that sleeps in {place:?}, which this version does not know"))
+            .remedy("try again when the call is over")
+    })?;
+    thread.continues = Some(number.cast_unsigned());
+    Ok(())
+}
+
+fn stop_at_syscall(mut running: Running) -> Result<Stopped> {
+    let tid = running.tid();
+    loop {
+        match running.wait()? {
+            Event::Stopped(stopped) if stopped.why() == Stop::Syscall => return Ok(stopped),
+            Event::Stopped(stopped) => {
+                let signal = match stopped.why() {
+                    Stop::Signal(signal) => signal,
+                    _ => 0,
+                };
+                running = stopped.resume(Until::Syscall, signal)?;
+            }
+            Event::Gone(_) => return Err(died(tid)),
+        }
+    }
+}
+
+/// The kernel function in which a thread sleeps, by `/proc/TID/wchan`; empty when it does not, or nobody tells.
+fn sleeping_place(tid: Pid) -> Result<String> {
+    let deadline = Instant::now() + Duration::from_millis(200);
+    loop {
+        let place = std::fs::read_to_string(format!("/proc/{tid}/wchan")).map_err(|error| {
+            Error::new(Code::Failed, "reading where a thread sleeps").task(tid, "").cause(error)
+        })?;
+        let known = !place.is_empty() && place != "0" && !place.contains("ptrace");
+        if known || Instant::now() > deadline {
+            return Ok(if known { place } else { String::new() });
+        }
+        std::thread::sleep(Duration::from_micros(50));
+    }
+}
+
+/// The call that sleeps in a function of the kernel and uses a restart block.
+fn call_that_sleeps_in(place: &str, first_argument: u64) -> Option<i64> {
+    if place.contains("nanosleep") {
+        // The other call has an address there.
+        return Some(if is_clock(first_argument) { libc::SYS_clock_nanosleep } else { libc::SYS_nanosleep });
+    }
+    if place.contains("futex") {
+        return Some(libc::SYS_futex);
+    }
+    place.contains("poll").then_some(libc::SYS_poll)
+}
+
+/// Clocks of the system are small numbers, those of tasks are negative ones, in the lower half of the register.
+fn is_clock(argument: u64) -> bool {
+    let upper = argument >> 32;
+    let lower = argument & 0xffff_ffff;
+    (upper == 0 && lower < 4096) || ((upper == 0 || upper == 0xffff_ffff) && lower >= 0x8000_0000)
+}
+
+fn died(tid: Pid) -> Box<Error> {
+    Box::new(
+        Error::new(Code::NoSuchTask, "looking at an interrupted system call")
+            .task(tid, "")
+            .cause("it was killed"),
+    )
+}
+
+/// The registers that the image holds: with the call that the thread continues, which a restored thread makes itself.
+#[must_use]
+pub fn recorded(thread: &FrozenThread) -> Registers {
+    let mut registers = thread.registers;
+    if let Some(number) = thread.continues {
+        registers.set_interrupted_call(number);
+    }
+    registers
+}
 
 /// How an interrupted call goes on after a restore; none where the registers alone say so.
 ///
@@ -71,4 +186,20 @@ pub fn sleep_again(registers: &Registers, request: u64) -> Option<(i64, [u64; 6]
         _ => return None,
     }
     Some((number, arguments))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_place_and_the_first_argument_tell_the_call() {
+        assert_eq!(call_that_sleeps_in("hrtimer_nanosleep", 1), Some(libc::SYS_clock_nanosleep));
+        let of_a_task = u64::from((-6i32).cast_unsigned());
+        assert_eq!(call_that_sleeps_in("hrtimer_nanosleep", of_a_task), Some(libc::SYS_clock_nanosleep));
+        assert_eq!(call_that_sleeps_in("do_nanosleep", 0x7fff_0000_0000), Some(libc::SYS_nanosleep));
+        assert_eq!(call_that_sleeps_in("futex_wait_queue", 0), Some(libc::SYS_futex));
+        assert_eq!(call_that_sleeps_in("poll_schedule_timeout.constprop.0", 0), Some(libc::SYS_poll));
+        assert_eq!(call_that_sleeps_in("pipe_read", 0), None);
+    }
 }

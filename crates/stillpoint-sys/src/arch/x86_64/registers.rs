@@ -123,6 +123,11 @@ impl Registers {
         self.rax = result.cast_unsigned();
     }
 
+    /// Sets the number of the system call that it is stopped in.
+    pub fn set_interrupted_call(&mut self, number: u64) {
+        self.orig_rax = number;
+    }
+
     /// Points it at a `syscall` instruction with a call to make, and with no call to restart.
     pub fn set_call(&mut self, at: u64, number: u64, args: [u64; 6]) {
         self.rip = at;
