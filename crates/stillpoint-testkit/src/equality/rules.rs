@@ -133,7 +133,8 @@ pub const RUNNING: Rule = Rule {
             task.pages.clear();
             task.pending.clear();
             for fd in task.fds.values_mut() {
-                fd.info.remove("pos");
+                // A timer counts down.
+                drop_keys(&mut fd.info, &["pos", "it_value"]);
                 drop_keys(&mut fd.file, &["queued", "size", "contents"]);
             }
             for thread in task.threads.values_mut() {
