@@ -208,48 +208,26 @@ fn make(who: Who) -> Outcome {
     Ok(())
 }
 
-/// Rows inserted before and after the checkpoint, all in one transaction.
-fn sqlite_script(options: &str) -> String {
-    format!(
-        "{{ echo 'PRAGMA cache_size=20; CREATE TABLE t(n INTEGER, s TEXT); BEGIN IMMEDIATE;'; \
-         for i in $(seq 1 5000); do echo \"INSERT INTO t VALUES($i, hex(zeroblob(100)));\"; done; \
-         echo \"SELECT writefile('inside', 'x');\"; \
-         while [ ! -e go ]; do sleep 0.02; done; \
-         for i in $(seq 5001 6000); do echo \"INSERT INTO t VALUES($i, 'late');\"; done; \
-         echo 'COMMIT; PRAGMA integrity_check; SELECT count(*), sum(n), sum(length(s)) FROM t;'; }} \
-         | sqlite3 -bail {options} base.db > out"
-    )
-}
+/// Rows inserted before and after the checkpoint, all in one transaction, under the locks of the default VFS.
+const SQLITE: &str = "{ echo 'PRAGMA cache_size=20; CREATE TABLE t(n INTEGER, s TEXT); BEGIN IMMEDIATE;'; \
+     for i in $(seq 1 5000); do echo \"INSERT INTO t VALUES($i, hex(zeroblob(100)));\"; done; \
+     echo \"SELECT writefile('inside', 'x');\"; \
+     while [ ! -e go ]; do sleep 0.02; done; \
+     for i in $(seq 5001 6000); do echo \"INSERT INTO t VALUES($i, 'late');\"; done; \
+     echo 'COMMIT; PRAGMA integrity_check; SELECT count(*), sum(n), sum(length(s)) FROM t;'; } \
+     | sqlite3 -bail base.db > out";
 
 fn sqlite(who: Who) -> Outcome {
     if !who.can_run() || !have(&["sqlite3"]) {
         return Ok(());
     }
     let place = Place::new(who)?;
-    // Without the record locks that the default VFS takes: those are the next case.
     let inside = |place: &Place, _| place.path("inside").exists();
-    let place = through(place, &sqlite_script("-vfs unix-none"), inside)?;
+    let place = through(place, SQLITE, inside)?;
     let out = fs::read_to_string(place.path("out"))?;
     let last = out.lines().rev().take(2).collect::<Vec<_>>();
     expect!(last == ["6000|18003000|1004000", "ok"], "sqlite3 said {out:?}");
     expect!(!place.path("base.db-journal").exists(), "the journal was left");
-    Ok(())
-}
-
-/// Saved as soon as locks are (issue 4); until then refused, and the transaction goes on.
-fn sqlite_with_locks(who: Who) -> Outcome {
-    if !who.can_run() || !have(&["sqlite3"]) {
-        return Ok(());
-    }
-    let place = Place::new(who)?;
-    let command = shell(&place, &sqlite_script(""))?;
-    let workload = Workload::spawn(place, command)?;
-    wait_for("the transaction", || Ok(workload.place().path("inside").exists().then_some(())))?;
-    let ran = workload.checkpoint("image", &["--json"])?.exits(3)?;
-    expect!(ran.error("code").as_deref() == Some("unsupported-file-state"), "{}", ran.stdout);
-    workload.place().mark("go")?;
-    ends(workload.pid())?;
-    expect!(workload.place().path("done").exists(), "sqlite3 failed after the refusal");
     Ok(())
 }
 
@@ -345,7 +323,6 @@ programs! {
     root_pipeline_of_seq_sort_xz user_pipeline_of_seq_sort_xz pipeline;
     root_make_of_a_c_project user_make_of_a_c_project make;
     root_sqlite3_in_a_transaction user_sqlite3_in_a_transaction sqlite;
-    root_sqlite3_with_locks_is_refused user_sqlite3_with_locks_is_refused sqlite_with_locks;
     root_xz_of_a_large_file user_xz_of_a_large_file xz;
     root_node_is_refused_by_name user_node_is_refused_by_name node;
     root_java_is_refused_by_name user_java_is_refused_by_name java;

@@ -36,9 +36,6 @@ refusals! {
     root_sys_file user_sys_file "sys-file" => "unsupported-file";
     root_pty_master user_pty_master "pty-master" => "unsupported-file";
     root_pipe_outside user_pipe_outside "pipe-outside" => "outside-tree";
-    root_flock user_flock "flock" => "unsupported-file-state";
-    root_fcntl_lock user_fcntl_lock "fcntl-lock" => "unsupported-file-state";
-    root_ofd_lock user_ofd_lock "ofd-lock" => "unsupported-file-state";
     root_lease user_lease "lease" => "unsupported-file-state";
     root_fd_owner user_fd_owner "fd-owner" => "unsupported-file-state";
     root_memfd_map user_memfd_map "memfd-map" => "unsupported-area";
@@ -57,17 +54,14 @@ refusals! {
     root_shared_fs user_shared_fs "shared-fs" => "unsupported-sharing";
     root_thread_fs user_thread_fs "thread-fs" => "unsupported-sharing";
     root_thread_files user_thread_files "thread-files" => "unsupported-sharing";
-    root_thread_uid user_thread_uid "thread-uid" => "unsupported-sharing" | "unsupported-state";
     root_ldt user_ldt "ldt" => "unsupported-state";
     root_stopped user_stopped "stopped" => "unsupported-state";
-    root_subreaper user_subreaper "subreaper" => "unsupported-state";
     root_mempolicy user_mempolicy "mempolicy" => "unsupported-state" | "unsupported-area";
     root_syscall_dispatch user_syscall_dispatch "syscall-dispatch" => "unsupported-state";
     root_no_tsc user_no_tsc "no-tsc" => "unsupported-state";
     root_uts_namespace user_uts_namespace "uts-namespace" => "unsupported-namespace";
     root_net_namespace user_net_namespace "net-namespace" => "unsupported-namespace";
     root_mount_namespace user_mount_namespace "mount-namespace" => "unsupported-namespace";
-    root_chroot user_chroot "chroot" => "unsupported-state" | "unsupported-namespace";
 }
 
 #[test]

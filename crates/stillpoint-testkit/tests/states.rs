@@ -58,6 +58,9 @@ states! {
     root_creds user_creds "creds";
     root_sched user_sched "sched";
     root_attrs user_attrs "attrs";
+    root_subreaper user_subreaper "subreaper";
+    root_thread_uid user_thread_uid "thread-uid";
+    root_chroot user_chroot "chroot";
     root_anon user_anon "anon";
     root_shmem user_shmem "shmem";
     root_private_map user_private_map "private-map";
@@ -71,6 +74,7 @@ states! {
     root_pipes user_pipes "pipes";
     root_pipe_full user_pipe_full "pipe-full";
     root_fifos user_fifos "fifos";
+    root_locks user_locks "locks";
     root_devs user_devs "devs";
 }
 

@@ -83,7 +83,10 @@ fn save(
         notes: collected.notes.clone(),
         ..CheckpointReport::default()
     };
-    let writer = watch.time(Phase::Pages, || write(&collected, destination, compression, observer))?;
+    let written = watch.time(Phase::Pages, || write(&collected, destination, compression, observer));
+    // A write that a signal ended is an interruption, whatever it says itself.
+    check_interrupt(observer)?;
+    let writer = written?;
     report.content_bytes = writer.content_bytes;
     check_interrupt(observer)?;
     observer.phase(Phase::Seal, None);

@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -15,6 +16,8 @@ use crate::{Code, Error, Output, Result};
 pub(super) struct Destination {
     file: File,
     name: Name,
+    /// A pipe may be full for long; a signal must end the wait.
+    is_pipe: bool,
 }
 
 #[derive(Debug)]
@@ -31,7 +34,9 @@ impl Destination {
     /// Opens it, before anything is done to any task.
     pub(super) fn open(output: Output) -> Result<Self> {
         match output {
-            Output::Stream(fd) => Ok(Destination { file: File::from(fd), name: Name::Stream }),
+            Output::Stream(fd) => {
+                Ok(Destination { is_pipe: is_pipe(&fd), file: fd.into(), name: Name::Stream })
+            }
             Output::File { path, force } => {
                 if !force && path.symlink_metadata().is_ok() {
                     return Err(exists(&path));
@@ -39,7 +44,11 @@ impl Destination {
                 let mode = Mode::RUSR | Mode::WUSR;
                 let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
                 match rustix::fs::open(directory_of(&path), flags, mode) {
-                    Ok(fd) => Ok(Destination { file: fd.into(), name: Name::Nameless { path, force } }),
+                    Ok(fd) => Ok(Destination {
+                        file: fd.into(),
+                        is_pipe: false,
+                        name: Name::Nameless { path, force },
+                    }),
                     Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => Self::hidden(path, force, mode),
                     Err(errno) => Err(cannot_create(&path, errno)),
                 }
@@ -51,7 +60,7 @@ impl Destination {
         let hidden = hidden_name(&path);
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = rustix::fs::open(&hidden, flags, mode).map_err(|errno| cannot_create(&path, errno))?;
-        Ok(Destination { file: fd.into(), name: Name::Hidden { hidden, path, force } })
+        Ok(Destination { file: fd.into(), is_pipe: false, name: Name::Hidden { hidden, path, force } })
     }
 
     /// Makes the sealed image durable and gives it its name.
@@ -112,16 +121,44 @@ impl Drop for Destination {
 
 impl Write for Destination {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        if !self.is_pipe {
+            return self.file.write(bytes);
+        }
+        self.wait_for_room()?;
+        self.file.write(bytes.get(..PIPE_STEP).unwrap_or(bytes))
     }
 
     fn write_vectored(&mut self, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        self.file.write_vectored(parts)
+        if !self.is_pipe {
+            return self.file.write_vectored(parts);
+        }
+        self.write(parts.iter().find(|part| !part.is_empty()).map_or(&[], |part| part))
     }
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
     }
+}
+
+/// What a pipe that is ready takes without blocking: PIPE_BUF of pipe(7).
+const PIPE_STEP: usize = 4096;
+
+impl Destination {
+    /// Waits for a full pipe. A signal ends the wait with an error: whether it was meant to interrupt is for the
+    /// caller to ask its observer, and any other is not expected in this process.
+    fn wait_for_room(&self) -> io::Result<()> {
+        let mut ready = [PollFd::new(&self.file, PollFlags::OUT)];
+        match rustix::event::poll(&mut ready, None) {
+            Ok(_) => Ok(()),
+            Err(Errno::INTR) => Err(io::Error::other("interrupted by a signal")),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+fn is_pipe(fd: &OwnedFd) -> bool {
+    rustix::fs::fstat(fd)
+        .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo)
 }
 
 fn rename(from: &Path, to: &Path) -> Result<()> {

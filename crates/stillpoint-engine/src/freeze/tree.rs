@@ -51,6 +51,8 @@ struct Freezer {
     processes: BTreeMap<Pid, Process>,
     /// Threads that the kernel attached to at birth.
     born: BTreeSet<Pid>,
+    /// Processes that the last walk has met.
+    visited: BTreeSet<Pid>,
     changed: bool,
 }
 
@@ -64,6 +66,7 @@ impl Freezer {
             deadline: now + PATIENCE,
             processes: BTreeMap::new(),
             born: BTreeSet::new(),
+            visited: BTreeSet::new(),
             changed: false,
         })
     }
@@ -75,7 +78,9 @@ impl Freezer {
             for (child, parent) in tasks::parents()? {
                 children.entry(parent).or_default().push(child);
             }
+            self.visited.clear();
             self.walk(self.root, &children)?;
+            self.let_strays_go();
             self.settle(observer)?;
             if !self.changed {
                 return Ok(());
@@ -85,6 +90,7 @@ impl Freezer {
 
     /// Attaches to every thread of a process and of its descendants that is not attached to yet.
     fn walk(&mut self, pid: Pid, children: &BTreeMap<Pid, Vec<Pid>>) -> Result<()> {
+        self.visited.insert(pid);
         self.attach_threads(pid)?;
         if self.processes.get(&pid).is_none_or(|process| process.zombie) {
             return Ok(());
@@ -292,18 +298,21 @@ impl Freezer {
         }
     }
 
+    /// Lets go of processes that are no part of the tree any more: reaped, or children of one that has ended.
+    fn let_strays_go(&mut self) {
+        let strays: Vec<Pid> =
+            self.processes.keys().filter(|pid| !self.visited.contains(pid)).copied().collect();
+        for pid in strays {
+            self.changed = true;
+            let threads = self.processes.remove(&pid).map(|process| process.threads).unwrap_or_default();
+            let_all_go(threads.into_values().collect());
+        }
+    }
+
     /// Lets everything go after a failure. Threads that still run get the stop that was asked for, and are let
     /// go of then; what does not stop in time is let go of when this process ends.
     fn abandon(self) {
-        let deadline = Instant::now() + Duration::from_secs(1);
-        let mut left: Vec<Held> =
-            self.processes.into_values().flat_map(|p| p.threads.into_values()).collect();
-        while !left.is_empty() && Instant::now() < deadline {
-            left = left.into_iter().filter_map(let_go).collect();
-            if !left.is_empty() {
-                std::thread::sleep(Duration::from_micros(200));
-            }
-        }
+        let_all_go(self.processes.into_values().flat_map(|p| p.threads.into_values()).collect());
     }
 
     fn into_tree(self) -> Result<FrozenTree> {
@@ -342,6 +351,18 @@ enum Step {
     Moved(Running),
     Stopped(Stopped),
     Gone,
+}
+
+/// Detaches threads, those that still run when they stop. What does not stop in time is let go of when this process
+/// ends.
+fn let_all_go(mut left: Vec<Held>) {
+    let deadline = Instant::now() + Duration::from_secs(1);
+    while !left.is_empty() && Instant::now() < deadline {
+        left = left.into_iter().filter_map(let_go).collect();
+        if !left.is_empty() {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
 }
 
 /// Detaches a stopped thread; gives back one that still runs.

@@ -74,7 +74,7 @@ pub(crate) mod tests {
     }
 
     fn objects() -> Vec<Object> {
-        let open = |flags, position| Some(OpenFile { flags, position, owner: None });
+        let open = |flags, position| Some(OpenFile { flags, position, ..OpenFile::default() });
         let descriptor = |number, file| Descriptor { number, file, close_on_exec: number > 2 };
         vec![
             Object::with_body(1, "file-name", &FileName { file: file(b"/usr/bin/count") }),
@@ -88,12 +88,15 @@ pub(crate) mod tests {
             Object::with_body(
                 5,
                 "descriptor-table",
-                &DescriptorTable { descriptors: vec![descriptor(0, 4), descriptor(1, 2), descriptor(7, 2)] },
+                &DescriptorTable {
+                    descriptors: vec![descriptor(0, 4), descriptor(1, 2), descriptor(7, 2)],
+                    ..DescriptorTable::default()
+                },
             ),
             Object::with_body(
                 6,
                 "descriptor-table",
-                &DescriptorTable { descriptors: vec![descriptor(1, 2)] },
+                &DescriptorTable { descriptors: vec![descriptor(1, 2)], ..DescriptorTable::default() },
             ),
             Object::with_body(
                 7,

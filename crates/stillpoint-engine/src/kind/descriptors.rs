@@ -15,7 +15,7 @@ use stillpoint_sys::{Result as SysResult, proc};
 
 use super::capture::about;
 use super::rebuild::{Check, Contents, Index};
-use super::{Capture, Place, Rebuild, Rebuilt, external, inconsistent, record, registry};
+use super::{Capture, Place, Rebuild, Rebuilt, external, inconsistent, locks, record, registry};
 use crate::freeze::FrozenTask;
 use crate::{Code, Error, Result};
 
@@ -89,19 +89,20 @@ fn capture_table(task: &FrozenTask, ctx: &mut Capture<'_>, files: &mut Descripti
         let on = |error: stillpoint_sys::Error| about(&error, task, format!("fd {number}"));
         let fd = duplicate(task.pidfd.as_fd(), number).map_err(on)?;
         let info = proc::fdinfo::read(task.host_pid, number).map_err(on)?;
+        let locks = locks::of_process(task, number, &info);
         let close_on_exec = OFlags::from_bits_retain(info.flags).contains(OFlags::CLOEXEC);
         let stat = fstat(&fd).map_err(|errno| super::failed("reading the status of a file", errno))?;
         let group = files.group((stat.st_dev, stat.st_ino));
-        let file = match find(group, task.host_pid, number)? {
+        let (file, replaced) = match find(group, task.host_pid, number)? {
             Ok(at) => {
-                // A record lock belongs to a process and a file, not to an open file description: it shows in the
-                // fdinfo of whoever holds it, not only where the file was met first.
+                // What a process's own locks are depends on who is looked at, not only on the open file description:
+                // the kernel may show here what it did not where the file was met first.
                 let known = &group[at];
                 if !info.rest.is_empty() && !known.replaced {
                     let seen = ctx.see(task, number, fd, stat, info)?;
                     super::state::open_file(&seen)?;
                 }
-                known.object
+                (known.object, known.replaced)
             }
             Err(at) => {
                 let seen = ctx.see(task, number, fd, stat, info)?;
@@ -110,9 +111,16 @@ fn capture_table(task: &FrozenTask, ctx: &mut Capture<'_>, files: &mut Descripti
                     None => return Err(registry::refusal(&seen).into()),
                 };
                 group.insert(at, Description { pid: task.host_pid, fd: number, object, replaced: false });
-                object
+                (object, false)
             }
         };
+        if !replaced {
+            let locks = locks?;
+            // Every duplicate shows the same.
+            if !locks.is_empty() && !table.descriptors.iter().any(|entry| entry.file == file) {
+                table.locks.extend(locks);
+            }
+        }
         table.descriptors.push(record::Descriptor { number, file, close_on_exec });
     }
     Ok(ctx.objects.add(TABLE, &table))
@@ -187,7 +195,7 @@ fn check_table(table: &record::Object, at: &Check<'_>) -> Option<Error> {
         }
         match body.descriptors.iter().find(|entry| !at.objects.is_open_file(entry.file)) {
             Some(entry) => Err(inconsistent(table, format!("descriptor {} is no open file", entry.number))),
-            None => Ok(()),
+            None => locks::check_table(table, &body),
         }
     };
     check().err().map(|error| *error)

@@ -91,7 +91,7 @@ pub(super) fn resolve(tasks: &[FrozenTask], externals: &[External]) -> Result<Ve
 
 /// Saves what the user asked to replace.
 pub(super) fn capture(seen: &SeenFile<'_>, text: &str, ctx: &mut Capture<'_>) -> u64 {
-    let open = record::OpenFile { flags: seen.flags().bits(), position: 0, owner: None };
+    let open = record::OpenFile { flags: seen.flags().bits(), ..record::OpenFile::default() };
     ctx.choices.push((
         "--external".to_owned(),
         format!("{}:{}={text} replaces {}", seen.task.pid, seen.number, identity::show(&seen.link)),

@@ -21,6 +21,7 @@ use crate::{Code, Error, Result};
 pub mod capture;
 pub mod descriptors;
 pub mod identity;
+pub mod locks;
 pub mod objects;
 pub mod place;
 pub mod rebuild;

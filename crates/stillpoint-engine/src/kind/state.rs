@@ -1,7 +1,7 @@
 //! The state that every open file description has: flags, position, owner, locks, leases.
 //!
-//! What is here and is not saved is refused, for every kind alike: a record lock or a SIGIO owner must not be lost
-//! because the kind at hand did not think of it.
+//! What is here and is not saved is refused, for every kind alike: a lease or a SIGIO owner must not be lost because
+//! the kind at hand did not think of it.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -10,7 +10,7 @@ use stillpoint_sys::file::{self, Lease};
 
 use super::capture::SeenFile;
 use super::identity::show;
-use super::record;
+use super::{locks, record};
 use crate::{Code, Error, Result};
 
 /// O_TMPFILE without O_DIRECTORY, which rustix's constant includes: the bit that tells such a file.
@@ -32,9 +32,6 @@ const KNOWN: OFlags = OFlags::RWMODE
 /// O_ASYNC, which rustix does not name.
 const ASYNC: OFlags = OFlags::from_bits_retain(libc::O_ASYNC.cast_unsigned());
 
-/// The key of fdinfo under which file locks are listed.
-const LOCK: &[u8] = b"lock";
-
 /// Reads the common state of an open file description and refuses what of it is not saved.
 ///
 /// # Errors
@@ -47,18 +44,13 @@ pub(super) fn open_file(seen: &SeenFile<'_>) -> Result<record::OpenFile> {
             .refuse(Code::UnsupportedFileState, "it was opened with O_PATH, which is not supported yet")
             .into());
     }
-    if let Some((key, value)) = seen.info.rest.iter().find(|(key, _)| key != LOCK) {
+    if let Some((key, value)) = seen.info.rest.iter().find(|(key, _)| key != locks::KEY) {
         let cause = format!("its fdinfo has a line that is not known: {}: {}", show(key), show(value));
         return Err(seen.refuse(Code::Unknown, cause).into());
     }
-    if let Some(lock) = seen.info.values(LOCK).next() {
-        let what = if lock.windows(7).any(|word| word == b" LEASE ") { "a lease" } else { "a file lock" };
-        let cause = format!("{what} is held through it, which is not supported yet: {}", show(lock));
-        return Err(seen
-            .refuse(Code::UnsupportedFileState, cause)
-            .remedy("let the program give it up before the checkpoint")
-            .into());
-    }
+    let mut open =
+        record::OpenFile { flags: flags.bits(), position: seen.info.pos, ..record::OpenFile::default() };
+    locks::of_description(seen, &mut open)?;
     if flags.contains(ASYNC) {
         return Err(seen
             .refuse(Code::UnsupportedFileState, "it sends signals (O_ASYNC), which is not supported yet")
@@ -108,14 +100,14 @@ pub(super) fn open_file(seen: &SeenFile<'_>) -> Result<record::OpenFile> {
                 .into());
         }
     }
-    Ok(record::OpenFile { flags: flags.bits(), position: seen.info.pos, owner: None })
+    Ok(open)
 }
 
 /// The flags to open a file with, of an image's record. An image is not trusted: only known flags pass.
 ///
 /// # Errors
 ///
-/// [`Code::ImageUnknown`] for flags that are not known.
+/// [`Code::ImageUnknown`] for flags that are not known, [`Code::ImageInconsistent`] for locks that no file has.
 pub(super) fn open_flags(open: &record::OpenFile) -> Result<OFlags> {
     let flags = OFlags::from_bits_retain(open.flags);
     if !KNOWN.contains(flags) || flags.contains(OFlags::RWMODE) || open.owner.is_some() {
@@ -124,6 +116,7 @@ pub(super) fn open_flags(open: &record::OpenFile) -> Result<OFlags> {
                 .cause(format!("it has flags {:#o} or an owner that this version does not know", open.flags)),
         ));
     }
+    locks::check_description(open)?;
     Ok(flags)
 }
 

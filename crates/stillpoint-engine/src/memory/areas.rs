@@ -131,6 +131,7 @@ pub fn capture(
         records.extend(record);
     }
     let ranges = capture.ranges;
+    refuse_policies(task)?;
     let executable = file_name(objects, &format!("/proc/{pid}/exe").into(), "saving the executable")
         .map_err(|error| Box::new((*error).in_task(&task.name)))?;
     let stat = stat::read(pid)?;
@@ -319,6 +320,32 @@ fn check_flags(seen: &Seen) -> Result<()> {
     }
     if seen.protection_key.is_some_and(|key| key != 0) {
         return Err(refused("it has a memory protection key; not supported yet"));
+    }
+    Ok(())
+}
+
+/// Areas may have a NUMA policy of their own (mbind), which smaps does not show.
+fn refuse_policies(task: &FrozenTask) -> Result<()> {
+    let path = format!("/proc/{}/numa_maps", task.host_pid);
+    let text = match std::fs::read(&path) {
+        Ok(text) => text,
+        // A kernel without NUMA has no policies.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => {
+            return Err(Error::new(Code::Failed, "reading memory policies")
+                .in_task(&task.name)
+                .cause(error)
+                .into());
+        }
+    };
+    for line in text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+        let mut words = line.split(|&byte| byte == b' ');
+        let (start, policy) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        if policy != b"default" {
+            let error =
+                refused(&format!("it has the NUMA policy {}; not supported yet", policy.escape_ascii()));
+            return Err(Box::new(error.object(format!("area {}", start.escape_ascii())).in_task(&task.name)));
+        }
     }
     Ok(())
 }

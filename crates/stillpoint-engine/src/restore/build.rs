@@ -15,10 +15,11 @@ use stillpoint_sys::program::{self, Marker, Program, ProgramArea};
 use stillpoint_sys::ptrace::{self, Event, Running, Stop, Stopped, Until, options};
 use stillpoint_sys::{Pid, RemoteAddr, clone, vm};
 
-use super::input::image_error;
 use super::parts::{self, Tools};
 use super::sequence::{SLOT, Sequence};
 use super::transfer::{self, Numbers};
+use crate::inspect::image_error;
+use crate::kind::locks::{self, Locks};
 use crate::kind::{Place, identity};
 use crate::memory::PAGE;
 use crate::memory::rebuild::{Filled, Staged, kernel_areas_start};
@@ -91,6 +92,8 @@ impl<'a> Builder<'a> {
             self.files.insert(object, fd);
         }
         let tools = self.open_tools(&mut numbers)?;
+        let locks = Locks::plan(self.model, self.place)?;
+        locks.look_for_holders(&self.files)?;
         self.make_processes()?;
         self.join_groups()?;
         for (n, _, body) in self.model.living() {
@@ -101,6 +104,8 @@ impl<'a> Builder<'a> {
             transfer::move_descriptors(&mut sequence, &body.table, |id| {
                 self.files.get(&id).map(transfer::number)
             })?;
+            // Not before: closing a descriptor of a file gives up the process's locks on it.
+            locks.set(&mut sequence, n, &self.files);
             self.run_leader(n, sequence)?;
             self.make_threads(n)?;
         }
@@ -130,7 +135,7 @@ impl<'a> Builder<'a> {
                 (None, None) => continue,
             };
             interrupted(observer)?;
-            self.image.read_data(frame, &mut raw).map_err(|error| image_error(&error))?;
+            self.image.read_data(frame, &mut raw).map_err(|error| Box::new(image_error(&error)))?;
             write_runs(pid, base, &frame.runs, &raw)?;
             total += raw.len() as u64;
             observer.advance(raw.len() as u64);
@@ -476,6 +481,9 @@ impl<'a> Builder<'a> {
                 doing: error.doing().to_owned(),
                 ..crate::plan::place::pid_taken(name.pid, &name.name)
             });
+        }
+        if let Some(error) = locks::refused(&error) {
+            return Box::new(error.in_task(&name));
         }
         let mut error = Box::<Error>::from(error);
         error.task = Some(name);

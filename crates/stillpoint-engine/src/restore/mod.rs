@@ -4,7 +4,6 @@
 //! made dies with this process or is killed by the undo; after it, every task runs.
 
 mod build;
-pub mod input;
 mod namespace;
 mod parts;
 pub mod sequence;
@@ -21,6 +20,7 @@ use stillpoint_image::VerifiedImage;
 use stillpoint_image::records::Credentials;
 use stillpoint_sys::proc::status::{self, Status};
 
+use crate::inspect::{self, Depth, image_error};
 use crate::kind::{Place, descriptors, external};
 use crate::plan::place::{self, Caller};
 use crate::plan::{Lineage, Model};
@@ -71,7 +71,7 @@ pub fn restore(options: RestoreOptions, observer: &mut dyn Observer) -> Result<R
     let mut contents = |id: u64, sink: &mut dyn FnMut(u64, &[u8]) -> Result<()>| {
         let mut raw = Vec::new();
         for frame in image.data_of(id) {
-            image.read_data(frame, &mut raw).map_err(|error| input::image_error(&error))?;
+            image.read_data(frame, &mut raw).map_err(|error| Box::new(image_error(&error)))?;
             for (run, bytes) in frame.split(&raw) {
                 sink(run.offset, bytes)?;
             }
@@ -156,7 +156,7 @@ pub fn dry_run(options: RestoreOptions, observer: &mut dyn Observer) -> Result<R
 
 fn prepare(options: RestoreOptions, observer: &mut dyn Observer, watch: &mut Stopwatch) -> Result<Prepared> {
     let RestoreOptions { input, foreground, root, private_pids, externals, pid_file } = options;
-    let image = watch.time(Phase::Verify, || input::open(input, observer))?;
+    let image = watch.time(Phase::Verify, || inspect::read(input, Depth::Checksums, observer))?;
     observer.phase(Phase::Plan, None);
     let model = Model::read(&image)?;
     let lineage = Lineage::plan(&model, foreground)?;
@@ -229,6 +229,9 @@ fn steps(prepared: &Prepared) -> Vec<String> {
             body.mm.areas.len(),
             body.table.descriptors.len()
         );
+        if !body.table.locks.is_empty() {
+            step.push_str(&format!(", {} file locks of its own", body.table.locks.len()));
+        }
         if birth.leads_session {
             step.push_str(", leading a session");
         } else if birth.leads_group {

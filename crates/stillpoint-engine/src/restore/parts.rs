@@ -215,8 +215,14 @@ pub(super) fn zombie(task: &Task, have: &Credentials) -> Program {
     if let Some(want) = &task.credentials {
         credentials::set(&mut program, want, have);
     }
-    // It dumps no core on the way.
-    attributes::set(&mut program, "forbidding a core dump", libc::PR_SET_DUMPABLE, 0);
+    // It dumps no core on the way: a limit of one byte, unlike none, holds for a handler of core_pattern too
+    // (fs/coredump.c). Not being dumpable would do as well, but then nobody without privilege may look at it.
+    let limit = program.data(&[1u64.to_le_bytes(), 1u64.to_le_bytes()].concat());
+    program.call(
+        "forbidding a core dump",
+        libc::SYS_prlimit64,
+        [Arg::Value(0), libc::RLIMIT_CORE.into(), limit.into(), Arg::Value(0)],
+    );
     if task.exit_code & 0x7f == 0 {
         let none = program.data(&[0; 8]);
         program.call(

@@ -299,6 +299,15 @@ fn refuse_thread(name: &TaskName, thread: &FrozenThread, status: &status::Status
             .remedy("a newer stillpoint may know it")
             .into());
     }
+    let dispatch = match thread.stopped()?.syscall_user_dispatch() {
+        Ok(on) => on,
+        // Before Linux 6.4 nobody tells.
+        Err(error) if error.errno() == Some(libc::EIO) => false,
+        Err(error) => return Err(error.into()),
+    };
+    if dispatch {
+        return refused("syscall user dispatch", "not supported yet".into());
+    }
     if arch::io_permissions(&thread.registers) || thread.stopped()?.io_bitmap()? {
         return refused("I/O port permissions", "not supported yet".into());
     }

@@ -1,6 +1,6 @@
 //! Namespaces: the tree must live in the caller's, except for those that a restore itself makes.
 
-use stillpoint_sys::proc::{mountinfo, namespaces};
+use stillpoint_sys::proc::namespaces;
 
 use crate::freeze::FrozenTask;
 use crate::{Code, Error, Result};
@@ -8,8 +8,7 @@ use crate::{Code, Error, Result};
 /// Refuses a tree in namespaces that cannot be rebuilt. Returns whether its pid namespace is another than the
 /// caller's.
 ///
-/// A restore makes user, pid and mount namespaces; a tree may live in such ones, when the user namespace maps the
-/// ids that it has to themselves and the mount namespace differs from the caller's in `/proc` only.
+/// A restore makes user and pid namespaces; a tree may live in such ones.
 ///
 /// # Errors
 ///
@@ -30,7 +29,6 @@ pub fn check(tasks: &[FrozenTask]) -> Result<bool> {
             b"pid" | b"pid_for_children" => private_pids = true,
             // Its ids are compared where credentials are saved: they are what the caller sees.
             b"user" => {}
-            b"mnt" if same_mounts(root.host_pid)? => {}
             _ => {
                 return Err(refusal(root)
                     .object(format!("{} namespace", name.escape_ascii()))
@@ -44,20 +42,6 @@ pub fn check(tasks: &[FrozenTask]) -> Result<bool> {
         return Err(refusal(root).cause("it has a user namespace of its own").into());
     }
     Ok(private_pids)
-}
-
-/// Whether a task sees the same mounts as the caller, the one on `/proc` aside.
-fn same_mounts(pid: u32) -> Result<bool> {
-    let essence = |pid| -> Result<Vec<_>> {
-        let mut mounts: Vec<_> = mountinfo::read(pid)?
-            .into_iter()
-            .filter(|mount| mount.mount_point != b"/proc")
-            .map(|mount| (mount.mount_point, mount.root, mount.dev, mount.fs_type, mount.source))
-            .collect();
-        mounts.sort();
-        Ok(mounts)
-    };
-    Ok(essence(pid)? == essence(std::process::id())?)
 }
 
 fn refusal(task: &FrozenTask) -> Error {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use stillpoint_image::records::Restart;
 use stillpoint_sys::arch::Registers;
+use stillpoint_sys::proc::stat;
 use stillpoint_sys::ptrace::{Event, Running, Stop, Stopped, Until};
 use stillpoint_sys::{Pid, RemoteAddr, vm};
 
@@ -35,11 +36,7 @@ pub fn identify(thread: &mut FrozenThread) -> Result<()> {
     if !hidden {
         return Ok(());
     }
-    let entry = stop_at_syscall(thread.take()?.resume(Until::Syscall, 0)?)?;
-    let running = entry.resume(Until::Syscall, 0)?;
-    let place = sleeping_place(thread.host_tid)?;
-    running.interrupt()?;
-    let exit = stop_at_syscall(running)?;
+    let (exit, place) = sleep_again_and_look(thread.take()?, thread.host_tid)?;
     exit.interrupt_next()?;
     let stopped = match exit.resume(Until::Stop, 0)?.wait()? {
         Event::Stopped(stopped) => stopped,
@@ -79,24 +76,47 @@ fn stop_at_syscall(mut running: Running) -> Result<Stopped> {
     }
 }
 
-/// The kernel function in which a thread sleeps, by `/proc/TID/wchan`; empty when it does not, or nobody tells.
-fn sleeping_place(tid: Pid) -> Result<String> {
-    let deadline = Instant::now() + Duration::from_millis(200);
+/// Lets a thread back into its call until it is seen to sleep in a place that is known, or for a while; then interrupts
+/// it. Returns it at the exit of the call, and the place where it was seen last.
+fn sleep_again_and_look(mut thread: Stopped, tid: Pid) -> Result<(Stopped, String)> {
+    let deadline = Instant::now() + Duration::from_millis(500);
     loop {
-        let place = std::fs::read_to_string(format!("/proc/{tid}/wchan")).map_err(|error| {
-            Error::new(Code::Failed, "reading where a thread sleeps").task(tid, "").cause(error)
-        })?;
-        let known = !place.is_empty() && place != "0" && !place.contains("ptrace");
-        if known || Instant::now() > deadline {
-            return Ok(if known { place } else { String::new() });
+        let entry = stop_at_syscall(thread.resume(Until::Syscall, 0)?)?;
+        let mut running = entry.resume(Until::Syscall, 0)?;
+        let mut seen = 0;
+        let exit = loop {
+            let place = std::fs::read_to_string(format!("/proc/{tid}/wchan")).map_err(|error| {
+                Error::new(Code::Failed, "reading where a thread sleeps").task(tid, "").cause(error)
+            })?;
+            // A place that is passed on the way is not where it sleeps.
+            let sleeps = call_that_sleeps_in(&place, 0).is_some() && stat::read(tid)?.state == b'S';
+            seen = if sleeps { seen + 1 } else { 0 };
+            if seen > 3 || Instant::now() > deadline {
+                running.interrupt()?;
+                return Ok((stop_at_syscall(running)?, place));
+            }
+            match running.poll()? {
+                Ok(Event::Stopped(stopped)) if stopped.why() == Stop::Syscall => break stopped,
+                Ok(Event::Stopped(stopped)) => running = stopped.resume(Until::Syscall, 0)?,
+                Ok(Event::Gone(_)) => return Err(died(tid)),
+                Err(still) => running = still,
+            }
+            std::thread::sleep(Duration::from_micros(20));
+        };
+        // It was over, or interrupted by what was no signal in the end: then the kernel makes it once more.
+        if exit.registers()?.result() != -ERESTART_RESTARTBLOCK {
+            return Ok((exit, String::new()));
         }
-        std::thread::sleep(Duration::from_micros(50));
+        thread = exit;
     }
 }
 
 /// The call that sleeps in a function of the kernel and uses a restart block.
 fn call_that_sleeps_in(place: &str, first_argument: u64) -> Option<i64> {
-    if place.contains("nanosleep") {
+    // A sleep that is continued runs in functions that the kernel does not count as a place (those marked __sched,
+    // which hrtimer_nanosleep_restart jumps to), so the place is that of any system call; the other calls that use a
+    // restart block do show theirs.
+    if place.contains("nanosleep") || place.contains("do_syscall_64") || place.contains("restart_syscall") {
         // The other call has an address there.
         return Some(if is_clock(first_argument) { libc::SYS_clock_nanosleep } else { libc::SYS_nanosleep });
     }

@@ -2,7 +2,7 @@
 //! none may be a panic.
 
 use super::{
-    auxv, boot, cgroup, coredump_filter, cpuinfo, fdinfo, id_map, limits, maps, mountinfo, namespaces,
+    auxv, boot, cgroup, coredump_filter, cpuinfo, fdinfo, id_map, limits, locks, maps, mountinfo, namespaces,
     oom_score_adj, personality, smaps, stat, status, syscall, tasks, timens, timers, timerslack,
 };
 
@@ -11,7 +11,7 @@ type Parser = fn(&[u8]) -> bool;
 
 /// Every parser, by the name of its file.
 #[doc(hidden)]
-pub const PARSERS: [(&str, Parser); 22] = [
+pub const PARSERS: [(&str, Parser); 23] = [
     ("auxv", |b| auxv::parse(b).is_ok()),
     ("boot_id", |b| boot::parse_boot_id(b).is_ok()),
     ("cgroup", |b| cgroup::parse(b).is_ok()),
@@ -21,6 +21,7 @@ pub const PARSERS: [(&str, Parser); 22] = [
     ("fdinfo", |b| fdinfo::parse(b).is_ok()),
     ("id_map", |b| id_map::parse(b).is_ok()),
     ("limits", |b| limits::parse(b).is_ok()),
+    ("lock", |b| locks::parse(b).is_ok()),
     ("machine-id", |b| boot::parse_machine_id(b).is_ok()),
     ("maps", |b| maps::parse(b).is_ok()),
     ("mountinfo", |b| mountinfo::parse(b).is_ok()),

@@ -16,6 +16,7 @@ pub mod holders;
 pub mod id_map;
 pub mod limits;
 pub mod link;
+pub mod locks;
 pub mod maps;
 pub mod mountinfo;
 pub mod namespaces;

@@ -183,8 +183,9 @@ fn record_task(process: &freeze::Process) -> io::Result<Task> {
         ..Task::default()
     };
     let Some(live) = process.live() else {
-        // Of a zombie the kernel shows its status and exit code only.
-        let status = proc::status(&format!("/proc/{}/status", process.pid))?;
+        // Of a zombie the kernel shows its status and exit code only. Its signal actions are past any use.
+        let mut status = proc::status(&format!("/proc/{}/status", process.pid))?;
+        status.retain(|key, _| key != "SigIgn" && key != "SigCgt");
         task.threads.insert(process.inner, Thread { status, ..Thread::default() });
         return Ok(task);
     };

@@ -151,6 +151,11 @@ pub const RUNNING: Rule = Rule {
 
 const STANDARD: &[Rule] = &[
     Rule {
+        name: "lock-holders",
+        reason: "who holds a lock is compared by the id that the tasks see, and the file that is locked by itself",
+        apply: lock_holders,
+    },
+    Rule {
         name: "host-ids",
         reason: "in a pid namespace the ids seen from outside differ; the ids that the task sees are compared",
         apply: |record| {
@@ -328,6 +333,22 @@ const STANDARD: &[Rule] = &[
         },
     },
 ];
+
+/// `1: POSIX ADVISORY WRITE PID DEVICE:INODE START END`, before the ids of this side are dropped.
+fn lock_holders(record: &mut Record) {
+    let ids: BTreeMap<String, u32> =
+        record.tasks.iter().map(|(inner, task)| (task.host_pid.to_string(), *inner)).collect();
+    for fd in record.tasks.values_mut().flat_map(|task| task.fds.values_mut()) {
+        for (_, value) in fd.info.iter_mut().filter(|(key, _)| key.starts_with("lock")) {
+            let mut words: Vec<String> = value.split_whitespace().map(str::to_owned).collect();
+            if let [_, _, _, _, holder, file, _, _] = &mut words[..] {
+                *holder = ids.get(holder).map_or_else(|| holder.clone(), |inner| format!("task {inner}"));
+                *file = "this".to_owned();
+            }
+            *value = words.join(" ");
+        }
+    }
+}
 
 fn drop_keys(facts: &mut Facts, keys: &[&str]) {
     facts.retain(|key, _| !keys.contains(&key.as_str()));

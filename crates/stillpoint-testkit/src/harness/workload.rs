@@ -312,6 +312,12 @@ impl Workload {
             self.pid = pid;
         }
         ran.exits(0)?;
+        // The root that was our child was ended by its checkpoint; the one that took its place is not ours.
+        if let Some(child) = &mut self.child
+            && child.try_wait()?.is_some()
+        {
+            self.child = None;
+        }
         expect!(pid.is_some(), "restore wrote no pid file");
         Ok(())
     }

@@ -3,7 +3,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FlockOperation, OFlags, SeekFrom, fcntl_lock, fcntl_setfl, flock, seek};
+use rustix::fs::{OFlags, SeekFrom, fcntl_setfl, seek};
 use stillpoint_sys::file::{self, Lease, Owner};
 
 use crate::kind::testing::{Scratch, capture_own, link, open, serial, single};
@@ -15,22 +15,10 @@ fn refused(file: &OwnedFd) -> Error {
 }
 
 #[test]
-fn locks_leases_and_owners_are_refused() {
+fn leases_and_owners_are_refused() {
     let _serial = serial();
     let dir = Scratch::new("refused");
     let path = dir.file("f", "hello");
-
-    let file = open(&path, OFlags::RDWR);
-    flock(&file, FlockOperation::LockExclusive).unwrap();
-    let error = refused(&file);
-    assert_eq!(error.code, Code::UnsupportedFileState);
-    assert!(error.cause.unwrap().contains("FLOCK"));
-    drop(file);
-
-    let file = open(&path, OFlags::RDWR);
-    fcntl_lock(&file, FlockOperation::LockExclusive).unwrap();
-    assert!(refused(&file).cause.unwrap().contains("POSIX"));
-    drop(file);
 
     let file = open(&path, OFlags::RDONLY);
     file::set_lease(&file, Lease::Read).unwrap();

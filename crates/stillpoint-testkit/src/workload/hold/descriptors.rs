@@ -22,9 +22,6 @@ pub(super) const ALL: &[(&str, Setup)] = &[
     ("sys-file", |_| path(c"/sys/kernel/mm/transparent_hugepage/enabled")),
     ("pty-master", pty_master),
     ("pipe-outside", pipe_outside),
-    ("flock", flock),
-    ("fcntl-lock", |ctx| record_lock(ctx, libc::F_SETLK)),
-    ("ofd-lock", |ctx| record_lock(ctx, libc::F_OFD_SETLK)),
     ("lease", lease),
     ("fd-owner", fd_owner),
 ];
@@ -167,29 +164,6 @@ fn pipe_outside(_: &Ctx) -> Held {
     crate::support::reap(middle, 0)?;
     sys!(libc::close(ends[0]))?;
     Ok(Box::new(move || sys!(libc::write(ends[1], c"x".as_ptr().cast(), 1)).map(|_| ())))
-}
-
-fn flock(ctx: &Ctx) -> Held {
-    let fd = file(ctx)?;
-    sys!(libc::flock(fd, libc::LOCK_EX))?;
-    let path = ctx.cpath("held file");
-    Ok(Box::new(move || {
-        let other = sys!(libc::open(path.as_ptr(), libc::O_RDONLY))?;
-        let taken = sys!(libc::flock(other, libc::LOCK_EX | libc::LOCK_NB)).is_err();
-        sys!(libc::close(other))?;
-        ensure!(taken, "the lock is lost");
-        Ok(())
-    }))
-}
-
-fn record_lock(ctx: &Ctx, how: i32) -> Held {
-    let fd = file(ctx)?;
-    // SAFETY: all zeroes is a valid flock.
-    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    lock.l_type = libc::F_WRLCK as i16;
-    lock.l_len = 4;
-    sys!(libc::fcntl(fd, how, &raw const lock))?;
-    open(fd)
 }
 
 fn lease(ctx: &Ctx) -> Held {

@@ -29,16 +29,31 @@ pub(crate) fn run(thing: &str, dir: &str) -> Check {
         Ok(mut check) => {
             ctx.ready(&["main"])?;
             ctx.party("main").run(|_| check())?;
-            // Its children wait for ever: end its process group, if it leads one.
-            sys!(libc::signal(libc::SIGTERM, libc::SIG_IGN))?;
-            if sys!(libc::getpgrp())? == sys!(libc::getpid())? {
-                sys!(libc::kill(0, libc::SIGTERM))?;
-                sys!(libc::kill(0, libc::SIGCONT))?;
-            }
+            end_children()?;
             ctx.finished()
         }
         Err(error) => ctx.ready(&["unavailable:", &error]),
     }
+}
+
+/// Verifies something that was refused once and is a state now.
+pub(crate) fn as_state(ctx: &Ctx, thing: &str) -> Check {
+    let Some((_, setup)) = task::SAVED.iter().find(|(name, _)| *name == thing) else {
+        return Err(format!("nothing that is saved is named {thing}"));
+    };
+    let mut check = setup(ctx)?;
+    ctx.verify(|_| check())?;
+    end_children()
+}
+
+/// Children of a thing wait for ever: ends the process group, if it is led by this process.
+fn end_children() -> Check {
+    sys!(libc::signal(libc::SIGTERM, libc::SIG_IGN))?;
+    if sys!(libc::getpgrp())? == sys!(libc::getpid())? {
+        sys!(libc::kill(0, libc::SIGTERM))?;
+        sys!(libc::kill(0, libc::SIGCONT))?;
+    }
+    Ok(())
 }
 
 /// The common case: nothing to verify but that the descriptor is open.

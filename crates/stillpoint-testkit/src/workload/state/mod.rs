@@ -15,6 +15,7 @@ mod fifos;
 mod files;
 mod futex;
 mod itimers;
+mod locks;
 mod pipe_full;
 mod pipes;
 mod private_map;
@@ -32,6 +33,7 @@ mod tree;
 mod waits;
 mod xsave;
 
+use super::hold;
 use super::support::{Check, Ctx};
 
 /// Sets a state up and verifies it until told to finish.
@@ -69,5 +71,9 @@ pub(crate) const ALL: &[(&str, Run)] = &[
     ("pipes", pipes::run),
     ("pipe-full", pipe_full::run),
     ("fifos", fifos::run),
+    ("locks", locks::run),
     ("devs", devs::run),
+    ("subreaper", |ctx| hold::as_state(ctx, "subreaper")),
+    ("thread-uid", |ctx| hold::as_state(ctx, "thread-uid")),
+    ("chroot", |ctx| hold::as_state(ctx, "chroot")),
 ];
