@@ -91,7 +91,7 @@ codes! {
     ImageUnknown = "image-unknown", Image;
     /// The image's records contradict each other or name what is not there.
     ImageInconsistent = "image-inconsistent", Image;
-    /// A file that the tree needs is missing or is not the one it had.
+    /// A file that the tree needs is missing, is not the one it had, or is locked by somebody else.
     FileDiffers = "file-differs", Place;
     /// A process id that the tree needs is taken.
     PidTaken = "pid-taken", Place;

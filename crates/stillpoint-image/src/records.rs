@@ -155,7 +155,7 @@ pub struct FileIdentity {
     pub build_id: ::prost::alloc::vec::Vec<u8>,
 }
 /// The part that every open file description has.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct OpenFile {
     /// F_GETFL, octal flags as of fcntl(2), without O_CLOEXEC
     #[prost(uint32, tag = "1")]
@@ -165,6 +165,28 @@ pub struct OpenFile {
     /// F_GETOWN_EX and F_GETSIG
     #[prost(message, optional, tag = "3")]
     pub owner: ::core::option::Option<Owner>,
+    /// of its own: F_OFD_SETLK
+    #[prost(message, repeated, tag = "4")]
+    pub locks: ::prost::alloc::vec::Vec<RecordLock>,
+    /// flock(2): LOCK_SH 1, LOCK_EX 2, 0: none
+    #[prost(uint32, tag = "5")]
+    pub flock: u32,
+}
+/// A lock on a range of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecordLock {
+    /// F_WRLCK, else F_RDLCK
+    #[prost(bool, tag = "1")]
+    pub exclusive: bool,
+    /// first byte
+    #[prost(uint64, tag = "2")]
+    pub start: u64,
+    /// last byte; 2^63 - 1: to the end of the file, wherever that is
+    #[prost(uint64, tag = "3")]
+    pub end: u64,
+    /// of a process: through which of its descriptors it was set
+    #[prost(uint32, tag = "4")]
+    pub descriptor: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Owner {
@@ -179,7 +201,7 @@ pub struct Owner {
     pub signal: i32,
 }
 /// kind "regular-file"
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RegularFile {
     #[prost(message, optional, tag = "1")]
     pub open: ::core::option::Option<OpenFile>,
@@ -208,7 +230,7 @@ pub struct Extent {
     pub length: u64,
 }
 /// kind "deleted-file-description"
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DeletedFileDescription {
     #[prost(message, optional, tag = "1")]
     pub open: ::core::option::Option<OpenFile>,
@@ -217,7 +239,7 @@ pub struct DeletedFileDescription {
     pub file: u64,
 }
 /// kind "directory"
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Directory {
     #[prost(message, optional, tag = "1")]
     pub open: ::core::option::Option<OpenFile>,
@@ -248,7 +270,7 @@ pub struct Pipe {
     pub unwritten: bool,
 }
 /// kinds "pipe-end" and "fifo-end"
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PipeEnd {
     #[prost(message, optional, tag = "1")]
     pub open: ::core::option::Option<OpenFile>,
@@ -257,7 +279,7 @@ pub struct PipeEnd {
     pub pipe: u64,
 }
 /// kind "device": a memory device node such as /dev/null
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Device {
     #[prost(message, optional, tag = "1")]
     pub open: ::core::option::Option<OpenFile>,
@@ -265,7 +287,7 @@ pub struct Device {
     pub file: ::core::option::Option<FileIdentity>,
 }
 /// kind "terminal": the terminal that the tree was started from
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Terminal {
     #[prost(message, optional, tag = "1")]
     pub open: ::core::option::Option<OpenFile>,
@@ -283,7 +305,7 @@ pub struct Terminal {
     pub dev_tty: bool,
 }
 /// kind "external": the user says on restore what it is
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct External {
     #[prost(message, optional, tag = "1")]
     pub open: ::core::option::Option<OpenFile>,
@@ -382,6 +404,9 @@ pub struct DescriptorTable {
     /// by number
     #[prost(message, repeated, tag = "1")]
     pub descriptors: ::prost::alloc::vec::Vec<Descriptor>,
+    /// of the process: F_SETLK
+    #[prost(message, repeated, tag = "2")]
+    pub locks: ::prost::alloc::vec::Vec<RecordLock>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Descriptor {
