@@ -342,7 +342,6 @@ impl Stopped {
     ///
     /// ESRCH when it was killed meanwhile.
     pub fn set_signal_mask(&self, mask: u64) -> Result<()> {
-        let mask = mask;
         raw(libc::PTRACE_SETSIGMASK, self.tid, 8, (&raw const mask) as u64, "setting the signal mask of")
             .map(drop)
     }

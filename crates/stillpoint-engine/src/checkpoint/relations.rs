@@ -42,10 +42,12 @@ impl Relations {
             let resolve = |id: i32, of_root: i32, what: &str| match lookup(id) {
                 Some(pid) => Ok(pid),
                 None if id == of_root => Ok(0),
-                None => Err(Error::new(Code::UnsupportedState, "reading relations")
-                    .in_task(&task.name)
-                    .cause(format!("its {what} {id} has no leader in the tree"))
-                    .remedy("not supported yet")),
+                None => Err(Box::new(
+                    Error::new(Code::UnsupportedState, "reading relations")
+                        .in_task(&task.name)
+                        .cause(format!("its {what} {id} has no leader in the tree"))
+                        .remedy("not supported yet"),
+                )),
             };
             let parent = if n == 0 { 0 } else { lookup(stat.ppid.cast_signed()).unwrap_or(0) };
             let entry = Entry {

@@ -325,7 +325,7 @@ impl Freezer {
                 Ok(task) => tasks.push(task),
                 Err((error, threads)) => {
                     failure.get_or_insert(error);
-                    threads.into_iter().for_each(|held| drop(let_go(held)));
+                    let_all_go(threads);
                 }
             }
         }
@@ -410,7 +410,7 @@ fn frozen_task(pid: Pid, process: Process) -> std::result::Result<FrozenTask, Un
             }),
             Err(error) => {
                 failure.get_or_insert(error);
-                drop(let_go(Held::Stopped(stopped)));
+                let_all_go(vec![Held::Stopped(stopped)]);
             }
         }
     }

@@ -2,7 +2,7 @@
 //! nothing here rebuilds.
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::Path;
 
 use stillpoint_image::records::{Area, Backing, FileName, Mm};
 use stillpoint_sys::pagemap::PageMap;
@@ -132,7 +132,7 @@ pub fn capture(
     }
     let ranges = capture.ranges;
     refuse_policies(task)?;
-    let executable = file_name(objects, &format!("/proc/{pid}/exe").into(), "saving the executable")
+    let executable = file_name(objects, Path::new(&format!("/proc/{pid}/exe")), "saving the executable")
         .map_err(|error| Box::new((*error).in_task(&task.name)))?;
     let stat = stat::read(pid)?;
     let mm = Mm {
@@ -273,7 +273,7 @@ impl Capture<'_> {
 }
 
 /// Saves a file behind one of the kernel's links as a "file-name".
-fn file_name(objects: &mut Objects, link: &PathBuf, doing: &str) -> Result<u64> {
+fn file_name(objects: &mut Objects, link: &Path, doing: &str) -> Result<u64> {
     let file =
         identity::identify(link).map_err(|error| Box::new(Error { doing: doing.to_owned(), ..*error }))?;
     let key = Key::FileName(file.device, file.inode, file.path.clone());

@@ -79,7 +79,8 @@ impl Model {
                 "file-name" => drop(model.files.insert(object.id, decode(object)?)),
                 "shared-memory" => {
                     let memory: SharedMemory = decode(object)?;
-                    if memory.size == 0 || memory.size % PAGE != 0 || memory.size > arch::TASK_SIZE {
+                    if memory.size == 0 || !memory.size.is_multiple_of(PAGE) || memory.size > arch::TASK_SIZE
+                    {
                         return Err(inconsistent(format!("shared memory of {} bytes", memory.size)));
                     }
                     model.shared.insert(object.id, memory.size);
@@ -160,9 +161,7 @@ impl Model {
                 return bad("it is empty, overlaps or lies outside of user memory");
             }
             last = area.end;
-            if area.start % PAGE != 0
-                || area.end % PAGE != 0
-                || area.offset % PAGE != 0
+            if [area.start, area.end, area.offset].iter().any(|at| !at.is_multiple_of(PAGE))
                 || area.protection > 7
             {
                 return bad("it is not of whole pages");

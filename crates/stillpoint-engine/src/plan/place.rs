@@ -138,13 +138,10 @@ fn kernel(model: &Model, caller: &Caller) -> Option<Error> {
             _ => false,
         }
     };
-    match model.living().find(|(_, _, body)| !fits(&body.mm)) {
-        Some((_, process, _)) => Some(
-            lacks("the areas of the kernel in a process are not as this kernel makes them")
-                .task(process.task.pid, ""),
-        ),
-        None => None,
-    }
+    model.living().find(|(_, _, body)| !fits(&body.mm)).map(|(_, process, _)| {
+        lacks("the areas of the kernel in a process are not as this kernel makes them")
+            .task(process.task.pid, "")
+    })
 }
 
 fn clock(model: &Model) -> Option<Error> {

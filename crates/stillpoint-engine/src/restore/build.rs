@@ -24,7 +24,7 @@ use crate::kind::{Place, identity};
 use crate::memory::PAGE;
 use crate::memory::rebuild::{Filled, Staged, kernel_areas_start};
 use crate::plan::holes::Occupied;
-use crate::plan::model::{Body, Process};
+use crate::plan::model::Process;
 use crate::plan::{Lineage, Model};
 use crate::task::{restart, rseq, signals};
 use crate::{Code, Error, Observer, Result, TaskName};
@@ -84,7 +84,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Builds the whole tree, stopped. Returns the root's pid in the caller's pid namespace.
-    pub(super) fn build(&mut self, have: &Credentials, observer: &mut dyn Observer) -> Result<Pid> {
+    pub(super) fn build(&mut self, observer: &mut dyn Observer) -> Result<Pid> {
         let mut numbers = Numbers::beside(self.model);
         let files = std::mem::take(&mut self.files);
         for (object, fd) in files {
@@ -111,11 +111,8 @@ impl<'a> Builder<'a> {
         }
         drop(tools);
         self.files.clear();
-        self.made.first().map(|made| made.host_pid).ok_or_else(|| lost(0)).and_then(|root| {
-            self.set_outside_state()?;
-            let _ = have;
-            Ok(root)
-        })
+        self.set_outside_state()?;
+        self.pid(0)
     }
 
     /// Writes memory from the image.
@@ -164,9 +161,9 @@ impl<'a> Builder<'a> {
             let sequences: Result<Vec<_>> = sequences.collect();
             self.run_threads(n, &sequences?)?;
         }
-        for (n, process, body) in self.model.living() {
+        for (n, process, _) in self.model.living() {
             self.rebuild_restarts(n, &process.threads)?;
-            self.remove_area(n, body)?;
+            self.remove_area(n)?;
             self.set_registers(n, &process.threads)?;
         }
         Ok(())
@@ -344,8 +341,7 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn remove_area(&mut self, n: usize, body: &Body) -> Result<()> {
-        let _ = body;
+    fn remove_area(&mut self, n: usize) -> Result<()> {
         let instruction = self.instruction(n)?;
         let size = self.area.size().next_multiple_of(PAGE);
         let stopped = self.take(n, 0)?;

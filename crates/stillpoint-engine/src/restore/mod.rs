@@ -84,7 +84,7 @@ pub fn restore(options: RestoreOptions, observer: &mut dyn Observer) -> Result<R
         let files = rebuilt.files.len() as u64;
         let mut builder =
             build::Builder::new(model, &prepared.lineage, image, &prepared.place, rebuilt.files)?;
-        let pid = builder.build(&have, observer)?;
+        let pid = builder.build(observer)?;
         Ok::<_, Box<Error>>((builder, pid, files, rebuilt.terminal))
     });
     let (mut builder, pid, files, terminal) = built?;
