@@ -108,6 +108,8 @@ planted! {
     a_file_offset: "o" => ["fds/10/info/pos", "fds/11/info/pos"];
     a_file_flag: "f" => ["fds/10/info/flags", "fds/11/info/flags"];
     close_on_exec: "c" => ["fds/10/info/flags"];
+    a_record_lock: "K" => ["fds/10/info/lock", "fds/11/info/lock"];
+    a_lock_of_an_open_file: "j" => ["fds/10/info/lock", "fds/11/info/lock"];
     a_new_descriptor: "d" => ["fds/20"];
     a_closed_descriptor: "C" => ["fds/11"];
     opened_anew_instead_of_duplicated: "D" => ["fds/11/description"];

@@ -58,9 +58,6 @@ states! {
     root_creds user_creds "creds";
     root_sched user_sched "sched";
     root_attrs user_attrs "attrs";
-    root_subreaper user_subreaper "subreaper";
-    root_thread_uid user_thread_uid "thread-uid";
-    root_chroot user_chroot "chroot";
     root_anon user_anon "anon";
     root_shmem user_shmem "shmem";
     root_private_map user_private_map "private-map";
@@ -76,6 +73,9 @@ states! {
     root_fifos user_fifos "fifos";
     root_locks user_locks "locks";
     root_devs user_devs "devs";
+    root_subreaper user_subreaper "subreaper";
+    root_thread_uid user_thread_uid "thread-uid";
+    root_chroot user_chroot "chroot";
 }
 
 #[test]

@@ -117,6 +117,17 @@ fn change(command: u8, puppet: &Puppet) -> Check {
         // MADV_GUARD_INSTALL
         b'G' => guard.part(4096, 4096).advise(102).map(|()| 0),
         b'L' => sys!(libc::mlock(other.start.cast(), other.len)),
+        b'K' => {
+            let lock = libc::flock {
+                l_type: libc::F_RDLCK as i16,
+                l_whence: libc::SEEK_SET as i16,
+                l_start: 5,
+                l_len: 5,
+                l_pid: 0,
+            };
+            sys!(libc::fcntl(10, libc::F_SETLK, &raw const lock))
+        }
+        b'j' => sys!(libc::flock(10, libc::LOCK_SH)),
         b'x' => sys!(libc::munmap(guard.start.cast(), guard.len)),
         b'b' => sys!(libc::syscall(libc::SYS_brk, brk + 8192)).map(|_| 0),
         b'o' => sys!(libc::lseek(FILE, 1, libc::SEEK_CUR)).map(|_| 0),
