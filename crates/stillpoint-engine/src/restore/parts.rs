@@ -111,8 +111,10 @@ pub(super) fn memory(
     staged: &Staged,
     tools: &Tools,
 ) -> Result<()> {
-    rebuild::map(sequence, &body.mm, filled, &tools.mapped, staged)?;
+    // The kernel refuses to replace an executable that is still mapped (kernel/fork.c, replace_mm_exe_file), and the
+    // tree's may be the one that it has now: this program itself. So this comes while nothing is mapped.
     rebuild::set_layout(sequence, &body.mm, tools.executable);
+    rebuild::map(sequence, &body.mm, filled, &tools.mapped, staged)?;
     if let Some(root) = tools.root {
         let here = sequence.current().string(b".");
         sequence.current().call("entering the root directory", libc::SYS_fchdir, [root.into()]);

@@ -9,6 +9,7 @@ pub mod namespaces;
 pub mod restart;
 pub mod rseq;
 pub mod scheduling;
+pub mod semaphores;
 pub mod sharing;
 pub mod signals;
 pub mod timers;

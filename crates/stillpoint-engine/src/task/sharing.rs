@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use stillpoint_sys::Pid;
 use stillpoint_sys::task::{Shared, kcmp};
 
+use super::semaphores;
 use crate::freeze::FrozenTask;
 use crate::{Code, Error, Result, TaskName};
 
@@ -39,7 +40,7 @@ pub fn check(tasks: &[FrozenTask]) -> Result<()> {
                 }
             }
         }
-        refuse_undo(task)?;
+        semaphores::refuse_undo(task)?;
     }
     Ok(())
 }
@@ -69,36 +70,6 @@ fn refuse_shared(alive: &[&FrozenTask], what: Shared, name: &str) -> Result<()> 
             Err(refusal(a).cause(format!("it shares {name} with {b}, which is no thread of it")).into())
         }
     }
-}
-
-/// System V semaphore adjustments are not shown anywhere. But a task that never had any, nor any thread, compares
-/// equal to this one, which never had; and there are none where there is no semaphore.
-fn refuse_undo(task: &FrozenTask) -> Result<()> {
-    for thread in &task.threads {
-        match kcmp(thread.host_tid, std::process::id(), Shared::SemUndo) {
-            Ok(Ordering::Equal) => {}
-            // Kernels without System V IPC.
-            Err(error) if error.errno() == Some(libc::EOPNOTSUPP) => {}
-            Ok(_) if !semaphores_exist() => {}
-            Ok(_) => {
-                return Err(Error::new(Code::UnsupportedState, "saving a task")
-                    .in_task(&task.name)
-                    .cause(
-                        "it may have System V semaphore adjustments to undo (SEM_UNDO): there are semaphores \
-                         (ipcs -s), and the kernel does not tell",
-                    )
-                    .into());
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-/// Whether the IPC namespace has any System V semaphore; where nobody can tell, it may have.
-fn semaphores_exist() -> bool {
-    let only_a_heading = |text: Vec<u8>| text.iter().filter(|&&byte| byte == b'\n').count() <= 1;
-    !std::fs::read("/proc/sysvipc/sem").is_ok_and(only_a_heading)
 }
 
 fn refusal(task: &TaskName) -> Error {
