@@ -106,6 +106,9 @@ pub struct Foreign {
     /// the root's process group was the terminal's foreground group
     #[prost(bool, tag = "4")]
     pub foreground: bool,
+    /// the group of the tree that was, if it was one that is led from inside
+    #[prost(uint32, tag = "5")]
+    pub foreground_group: u32,
 }
 /// One kernel object, saved once; everything that shares it refers to its id.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -315,6 +318,9 @@ pub struct External {
     /// PATH or fd:N
     #[prost(string, tag = "3")]
     pub replacement: ::prost::alloc::string::String,
+    /// the number by which the user named it
+    #[prost(uint32, tag = "4")]
+    pub descriptor: u32,
 }
 /// kind "file-name": a file that is executed or mapped
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -106,5 +106,10 @@ fn foreign(root: &Stat, lookup: &dyn Fn(i32) -> Option<u32>) -> Foreign {
         process_group: outside(root.pgrp),
         terminal: root.tty_nr != 0,
         foreground: root.tty_nr != 0 && root.tpgid == root.pgrp,
+        foreground_group: if root.tty_nr != 0 && root.tpgid > 0 {
+            lookup(root.tpgid).unwrap_or(0)
+        } else {
+            0
+        },
     }
 }

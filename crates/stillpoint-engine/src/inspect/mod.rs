@@ -131,7 +131,13 @@ pub(crate) mod tests {
             root_pid: 10,
             tasks: 3,
             threads: 3,
-            foreign: Some(Foreign { session: 4, process_group: 4, terminal: true, foreground: true }),
+            foreign: Some(Foreign {
+                session: 4,
+                process_group: 4,
+                terminal: true,
+                foreground: true,
+                foreground_group: 0,
+            }),
             ..Header::default()
         };
         let mut writer = Writer::new(Vec::new()).unwrap();

@@ -102,6 +102,8 @@ pub struct Capture<'a> {
     pub(super) own: HashMap<(u64, u64), u32>,
     /// What `--external` asks for.
     pub(super) externals: Vec<external::Asked>,
+    /// The terminals, by device number, of which `--external` replaces a descriptor.
+    pub(super) replaced_terminals: HashSet<u64>,
     mounts: HashMap<u32, String>,
     filesystems: HashMap<u64, u64>,
     terminals: OnceCell<Terminals>,
@@ -133,6 +135,7 @@ impl<'a> Capture<'a> {
             deleted: HashMap::new(),
             own: outside::own_files(tasks)?,
             externals: external::resolve(tasks, externals)?,
+            replaced_terminals: HashSet::new(),
             mounts: mounts
                 .into_iter()
                 .map(|mount| (mount.id, String::from_utf8_lossy(&mount.fs_type).into_owned()))

@@ -15,7 +15,7 @@ use stillpoint_sys::{Result as SysResult, proc};
 
 use super::capture::about;
 use super::rebuild::{Check, Contents, Index};
-use super::{Capture, Place, Rebuild, Rebuilt, external, inconsistent, locks, record, registry};
+use super::{Capture, Place, Rebuild, Rebuilt, external, inconsistent, locks, record, registry, terminal};
 use crate::freeze::FrozenTask;
 use crate::{Code, Error, Result};
 
@@ -51,17 +51,28 @@ pub fn capture_tables(ctx: &mut Capture<'_>) -> Result<Vec<(u32, u64)>> {
         let info = proc::fdinfo::read(task.host_pid, asked.fd)?;
         let stat = fstat(&fd).map_err(|errno| super::failed("reading the status of a file", errno))?;
         let group = files.group((stat.st_dev, stat.st_ino));
-        match find(group, task.host_pid, asked.fd)? {
-            Ok(_) => {
-                let error = Error::new(Code::Usage, "reading --external").in_task(&task.name);
-                return Err(error.object(format!("fd {}", asked.fd)).cause("it is named twice").into());
-            }
+        let seen = ctx.see(task, asked.fd, fd, stat, info)?;
+        ctx.replaced_terminals.extend(terminal::behind(&seen));
+        let at = match find(group, task.host_pid, asked.fd)? {
+            Ok(at) => at,
             Err(at) => {
-                let seen = ctx.see(task, asked.fd, fd, stat, info)?;
                 let object = external::capture(&seen, &asked.text, ctx);
-                group.insert(at, Description { pid: task.host_pid, fd: asked.fd, object, replaced: true });
+                group.insert(at, Description { object, ..Description::of(task, asked.fd) });
+                at
             }
+        };
+        let known = &mut group[at];
+        if known.replaced.iter().any(|one| (one.task, one.fd) == (task.host_pid, asked.fd)) {
+            let error = Error::new(Code::Usage, "reading --external").in_task(&task.name);
+            return Err(error.object(format!("fd {}", asked.fd)).cause("it is named twice").into());
         }
+        let same = known.replaced.iter().find(|one| one.by.1 == asked.text).map(|one| one.by.0);
+        let object = match same {
+            Some(object) => object,
+            None if known.replaced.is_empty() => known.object,
+            None => external::capture(&seen, &asked.text, ctx),
+        };
+        known.replaced.push(external::Named { task: task.host_pid, fd: asked.fd, by: (object, asked.text) });
     }
     let mut tables: Vec<(u32, u64)> = Vec::new();
     let mut distinct: Vec<(u32, u64)> = Vec::new();
@@ -98,11 +109,12 @@ fn capture_table(task: &FrozenTask, ctx: &mut Capture<'_>, files: &mut Descripti
                 // What a process's own locks are depends on who is looked at, not only on the open file description:
                 // the kernel may show here what it did not where the file was met first.
                 let known = &group[at];
-                if !info.rest.is_empty() && !known.replaced {
+                if !info.rest.is_empty() && known.replaced.is_empty() {
                     let seen = ctx.see(task, number, fd, stat, info)?;
                     super::state::open_file(&seen)?;
                 }
-                (known.object, known.replaced)
+                let chosen = external::choose(&known.replaced, task.host_pid, number);
+                (chosen.map_or(known.object, |one| one.by.0), !known.replaced.is_empty())
             }
             Err(at) => {
                 let seen = ctx.see(task, number, fd, stat, info)?;
@@ -110,7 +122,7 @@ fn capture_table(task: &FrozenTask, ctx: &mut Capture<'_>, files: &mut Descripti
                     Some(kind) => kind.capture(seen, ctx)?,
                     None => return Err(registry::refusal(&seen).into()),
                 };
-                group.insert(at, Description { pid: task.host_pid, fd: number, object, replaced: false });
+                group.insert(at, Description { object, ..Description::of(task, number) });
                 (object, false)
             }
         };
@@ -136,8 +148,14 @@ struct Description {
     pid: u32,
     fd: u32,
     object: u64,
-    /// Whether the user replaced it: then nothing of its state matters.
-    replaced: bool,
+    /// What the user replaced it by, object and text: then nothing of its state matters.
+    replaced: Vec<external::Named<(u64, String)>>,
+}
+
+impl Description {
+    fn of(task: &FrozenTask, fd: u32) -> Self {
+        Description { pid: task.host_pid, fd, object: 0, replaced: Vec::new() }
+    }
 }
 
 impl Descriptions {
@@ -172,8 +190,8 @@ pub fn check_all(objects: &[record::Object], place: &Place) -> Vec<Error> {
     let check = |object: &record::Object| {
         let kind = registry::kind_of(&object.kind)?;
         let result = match place.replacements.get(&object.id) {
-            Some(replacement) if registry::describes_open_file(&object.kind) => {
-                external::open_file_of(object).and_then(|open| external::check(replacement, &open))
+            Some(stand_in) if registry::describes_open_file(&object.kind) => {
+                external::open_file_of(object).and_then(|open| external::check(stand_in, &open, None))
             }
             _ => kind.check(object, &at),
         };
@@ -217,8 +235,8 @@ pub fn rebuild_all<'a>(
     for object in objects {
         let Some(kind) = registry::kind_of(&object.kind) else { continue };
         let fd = match place.replacements.get(&object.id) {
-            Some(replacement) if registry::describes_open_file(&object.kind) => {
-                Some(external::open(replacement, &external::open_file_of(object)?)?)
+            Some(stand_in) if registry::describes_open_file(&object.kind) => {
+                Some(external::open(stand_in, &external::open_file_of(object)?, None, &mut ctx.opened)?)
             }
             _ => kind.rebuild(object, &mut ctx)?,
         };
@@ -233,5 +251,10 @@ pub fn rebuild_all<'a>(
             kind.settle(object, &mut ctx)?;
         }
     }
-    Ok(Rebuilt { files, notes: std::mem::take(&mut ctx.notes), terminal: ctx.terminal.take() })
+    Ok(Rebuilt {
+        files,
+        notes: std::mem::take(&mut ctx.notes),
+        terminal: ctx.terminal.take(),
+        created: std::mem::take(&mut ctx.opened.created),
+    })
 }

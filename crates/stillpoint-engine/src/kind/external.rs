@@ -1,22 +1,22 @@
 //! `--external`: what stands in for an open file description that reaches outside the tree.
 
-use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
-use stillpoint_sys::{proc, task};
+use std::path::PathBuf;
 
 use super::rebuild::Check;
 use super::{Capture, Kind, Rebuild, SeenFile, State, SupportRow};
-use super::{decode, identity, pipe, record, required};
+use super::{decode, identity, record, required};
 use crate::freeze::FrozenTask;
 use crate::{Code, Error, External, Replacement, Result};
 
+mod stand_in;
 #[cfg(test)]
 mod tests;
+
+pub use stand_in::{Created, StandIn};
+pub(super) use stand_in::{Opened, check, open};
 
 /// Replaced files.
 #[derive(Debug)]
@@ -34,8 +34,9 @@ impl Kind for Replaced {
         &[SupportRow {
             what: "descriptors that --external names",
             state: State::Saved,
-            detail: "Of any kind, saved or not. On restore a file, opened with the same access mode (and O_APPEND), \
-                     or a descriptor of the process that restores. What was in it is not saved.",
+            detail: "Of any kind, saved or not. On restore a file, opened with the same access mode, O_APPEND and \
+                     O_NONBLOCK, and written to from its end on; or a descriptor of the process that restores. \
+                     Descriptors that are given the same file share it. What was in it is not saved.",
             kernel: "5.6",
             operations: &[],
         }]
@@ -49,16 +50,19 @@ impl Kind for Replaced {
         Err(seen.refuse(Code::Failed, "it was not asked to be replaced").into())
     }
 
-    fn check(&self, object: &record::Object, _: &Check<'_>) -> Result<()> {
+    fn check(&self, object: &record::Object, at: &Check<'_>) -> Result<()> {
         let body: record::External = decode(object)?;
-        let replacement = parse(&body.replacement);
-        check(&replacement, &required(object, body.open, "open file")?)
+        let open = required(object, body.open, "open file")?;
+        let stand_in = StandIn { replacement: parse(&body.replacement), descriptor: body.descriptor };
+        // What the image names is looked up where the image's paths are.
+        check(&stand_in, &open, at.place.root.as_ref())
     }
 
-    fn rebuild(&self, object: &record::Object, _: &mut Rebuild<'_>) -> Result<Option<OwnedFd>> {
+    fn rebuild(&self, object: &record::Object, ctx: &mut Rebuild<'_>) -> Result<Option<OwnedFd>> {
         let body: record::External = decode(object)?;
-        let replacement = parse(&body.replacement);
-        open(&replacement, &required(object, body.open, "open file")?).map(Some)
+        let like = required(object, body.open, "open file")?;
+        let stand_in = StandIn { replacement: parse(&body.replacement), descriptor: body.descriptor };
+        open(&stand_in, &like, ctx.place.root.as_ref(), &mut ctx.opened).map(Some)
     }
 }
 
@@ -96,38 +100,93 @@ pub(super) fn capture(seen: &SeenFile<'_>, text: &str, ctx: &mut Capture<'_>) ->
         "--external".to_owned(),
         format!("{}:{}={text} replaces {}", seen.task.pid, seen.number, identity::show(&seen.link)),
     ));
-    let body = record::External { open: Some(open), seen: seen.link.clone(), replacement: text.to_owned() };
+    let body = record::External {
+        open: Some(open),
+        seen: seen.link.clone(),
+        replacement: text.to_owned(),
+        descriptor: seen.number,
+    };
     ctx.objects.add(EXTERNAL, &body)
 }
 
-/// Which objects the externals of a restore replace. `tables` gives the descriptor table of each task by its pid as
-/// the tree sees it; `root` is the pid that an external without one means.
+/// A descriptor that the user named, and what stands in for it.
+#[derive(Debug)]
+pub(super) struct Named<T> {
+    pub(super) task: u32,
+    pub(super) fd: u32,
+    pub(super) by: T,
+}
+
+/// Which of the stand-ins for one open file description a descriptor gets: its own, else that of another task's
+/// descriptor of the same number (a child's standard output is its parent's), else the first. A terminal is often one
+/// open file description under 0, 1 and 2, and yet gets three stand-ins.
+pub(super) fn choose<T>(named: &[Named<T>], task: u32, fd: u32) -> Option<&Named<T>> {
+    let same = |one: &&Named<T>| one.fd == fd;
+    named.iter().filter(same).find(|one| one.task == task).or(named.iter().find(same)).or(named.first())
+}
+
+/// Which objects the externals of a restore replace. `tables` are the descriptor tables of each task by its pid as
+/// the tree sees it; `root` is the pid that an external without one means. An open file description that gets
+/// several stand-ins is split: objects are added, and the tables refer to them.
 ///
 /// # Errors
 ///
-/// [`Code::Usage`] when there is no such task or descriptor in the image.
+/// [`Code::Usage`] when there is no such task or descriptor in the image, or one is named twice.
 pub fn replacements(
-    tables: &[(u32, u64)],
+    tables: &mut [(u32, &mut record::DescriptorTable)],
     root: u32,
-    objects: &[record::Object],
+    objects: &mut Vec<record::Object>,
     externals: &[External],
-) -> Result<HashMap<u64, Replacement>> {
-    let mut out = HashMap::new();
+) -> Result<HashMap<u64, StandIn>> {
+    let mut by_object: BTreeMap<u64, Vec<Named<&Replacement>>> = BTreeMap::new();
     for external in externals {
         let pid = external.pid.unwrap_or(root);
-        let table = tables.iter().find(|(task, _)| *task == pid).map(|(_, table)| *table);
-        let table = table.and_then(|table| objects.iter().find(|object| object.id == table));
-        let Some(table) = table else {
+        let Some((_, table)) = tables.iter().find(|(task, _)| *task == pid) else {
             return Err(usage(external, format!("the image has no task {pid}")));
         };
-        let body: record::DescriptorTable = decode(table)?;
-        let Some(entry) = body.descriptors.iter().find(|entry| entry.number == external.fd) else {
+        let Some(entry) = table.descriptors.iter().find(|entry| entry.number == external.fd) else {
             return Err(usage(
                 external,
                 format!("task {pid} of the image has no descriptor {}", external.fd),
             ));
         };
-        out.insert(entry.file, external.replacement.clone());
+        let named = by_object.entry(entry.file).or_default();
+        if named.iter().any(|one| (one.task, one.fd) == (pid, external.fd)) {
+            return Err(usage(external, "it is named twice"));
+        }
+        named.push(Named { task: pid, fd: external.fd, by: &external.replacement });
+    }
+    let mut out = HashMap::new();
+    let mut fresh = u64::MAX;
+    for (file, named) in by_object {
+        let mut split: Vec<(u64, &Replacement)> = Vec::new();
+        for one in &named {
+            if split.iter().any(|(_, replacement)| *replacement == one.by) {
+                continue;
+            }
+            let mut id = file;
+            if !split.is_empty() {
+                while objects.iter().any(|object| object.id == fresh) {
+                    fresh -= 1;
+                }
+                id = fresh;
+                fresh -= 1;
+                let like = objects.iter().find(|object| object.id == file);
+                let open = like.map(open_file_of).transpose()?;
+                let body = record::External { open, ..record::External::default() };
+                objects.push(record::Object::with_body(id, EXTERNAL, &body));
+            }
+            split.push((id, one.by));
+            out.insert(id, StandIn { replacement: one.by.clone(), descriptor: one.fd });
+        }
+        for (pid, table) in tables.iter_mut() {
+            for entry in table.descriptors.iter_mut().filter(|entry| entry.file == file) {
+                let by = choose(&named, *pid, entry.number).map(|one| one.by);
+                if let Some((id, _)) = split.iter().find(|(_, replacement)| Some(*replacement) == by) {
+                    entry.file = *id;
+                }
+            }
+        }
     }
     Ok(out)
 }
@@ -144,70 +203,6 @@ pub(super) fn open_file_of(object: &record::Object) -> Result<record::OpenFile> 
     let body = <AnyOpenFile as prost::Message>::decode(object.body.as_slice())
         .map_err(|error| super::inconsistent(object, error))?;
     required(object, body.open, "open file")
-}
-
-/// Whether a replacement can be had. Touches nothing.
-pub(super) fn check(replacement: &Replacement, like: &record::OpenFile) -> Result<()> {
-    let flags = OFlags::from_bits_retain(like.flags);
-    match replacement {
-        Replacement::Descriptor(number) => check_descriptor(*number, flags),
-        Replacement::Path(path) => {
-            match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
-                Ok(_) => Ok(()),
-                Err(Errno::NOENT) if pipe::writes(flags) => {
-                    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-                    rustix::fs::stat(parent.unwrap_or(Path::new(".")))
-                        .map(drop)
-                        .map_err(|errno| cannot(path, errno))
-                }
-                Err(errno) => Err(cannot(path, errno)),
-            }
-        }
-    }
-}
-
-/// Opens a replacement in place of an open file description.
-pub(super) fn open(replacement: &Replacement, like: &record::OpenFile) -> Result<OwnedFd> {
-    let flags = OFlags::from_bits_retain(like.flags);
-    match replacement {
-        Replacement::Path(path) => {
-            let mut how = flags.intersection(OFlags::RWMODE | OFlags::APPEND | OFlags::NONBLOCK);
-            if pipe::writes(flags) {
-                how |= OFlags::CREATE;
-            }
-            let how = how | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::LARGEFILE;
-            rustix::io::retry_on_intr(|| rustix::fs::open(path, how, Mode::from_raw_mode(0o666)))
-                .map_err(|errno| cannot(path, errno))
-        }
-        Replacement::Descriptor(number) => {
-            check_descriptor(*number, flags)?;
-            // A duplicate by number, checked by the kernel: a plain dup would need an unsafe borrow of the number.
-            let me = task::pidfd(std::process::id())?;
-            Ok(task::duplicate(me.as_fd(), *number)?)
-        }
-    }
-}
-
-fn check_descriptor(number: u32, want: OFlags) -> Result<()> {
-    let doing = "taking a descriptor of this process";
-    let have = proc::fdinfo::read(std::process::id(), number).map_err(|error| {
-        Box::new(Error::new(Code::Usage, doing).object(format!("fd:{number}")).cause(error.cause()))
-    })?;
-    let have = OFlags::from_bits_retain(have.flags);
-    if (pipe::reads(want) && !pipe::reads(have)) || (pipe::writes(want) && !pipe::writes(have)) {
-        let cause = "it is not open for what the task's descriptor was open for";
-        return Err(Error::new(Code::Usage, doing).object(format!("fd:{number}")).cause(cause).into());
-    }
-    Ok(())
-}
-
-fn cannot(path: &Path, errno: Errno) -> Box<Error> {
-    let code = match errno {
-        Errno::ACCESS | Errno::PERM => Code::NotPermitted,
-        Errno::NOENT | Errno::NOTDIR | Errno::ISDIR => Code::Usage,
-        _ => Code::Failed,
-    };
-    Box::new(Error::new(code, "opening a replacement").object(path.display().to_string()).cause(errno))
 }
 
 fn usage(external: &External, cause: impl std::fmt::Display) -> Box<Error> {

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::{Code, Error, Replacement, Result};
+use super::external::StandIn;
+use crate::{Code, Error, Result};
 
 /// Where a tree is restored.
 #[derive(Debug, Default)]
@@ -18,7 +19,7 @@ pub struct Place {
     pub terminal: Option<OwnedFd>,
     /// What stands in for open file descriptions, by object: see [`replacements`](super::external::replacements).
     /// These override what the image says.
-    pub replacements: HashMap<u64, Replacement>,
+    pub replacements: HashMap<u64, StandIn>,
 }
 
 impl Place {

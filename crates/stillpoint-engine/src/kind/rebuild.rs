@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
-use super::{Place, deleted, inconsistent, record, terminal};
+use super::{Place, deleted, external, inconsistent, record, terminal};
 use crate::Result;
 
 /// Reads the contents of an object from the image, in ascending order of offset.
@@ -82,6 +82,7 @@ pub struct Rebuild<'a> {
     pub notes: Vec<String>,
     pub(super) objects: &'a [record::Object],
     pub(super) terminal: Option<terminal::Settings>,
+    pub(super) opened: external::Opened,
     /// What is to be opened of each deleted file, once that was gathered.
     pub(super) deleted: Option<HashMap<u64, Vec<deleted::Wanted>>>,
     held: HashMap<u64, Held>,
@@ -108,6 +109,7 @@ impl<'a> Rebuild<'a> {
             notes: Vec::new(),
             objects,
             terminal: None,
+            opened: external::Opened::default(),
             deleted: None,
             held: HashMap::new(),
             contents,
@@ -141,4 +143,6 @@ pub struct Rebuilt {
     pub notes: Vec<String>,
     /// How the tree had set its terminal, to be applied when nothing can fail any more.
     pub terminal: Option<terminal::Settings>,
+    /// Files that were made for what reached outside; they go when this is dropped.
+    pub created: Vec<external::Created>,
 }

@@ -14,6 +14,7 @@ use super::identity::{device_number, show};
 use super::rebuild::Check;
 use super::{Capture, Kind, Place, Rebuild, SeenFile, State, SupportRow};
 use super::{decode, failed, identity, inconsistent, record, regular, required, state};
+use crate::freeze::FrozenTask;
 use crate::{Code, Error, Result};
 
 #[cfg(test)]
@@ -104,6 +105,34 @@ impl Kind for Terminal {
         Ok(ctx.objects.add(self.name(), &body))
     }
 
+    /// A session that is led from inside the tree would lose its controlling terminal, also where no descriptor of
+    /// it is open. Whoever gives its descriptors another end has chosen that.
+    fn finish(&self, ctx: &mut Capture<'_>) -> Result<()> {
+        let mut lost = Vec::new();
+        for &device in &ctx.terminals()?.inside {
+            let of = |task: &&FrozenTask| {
+                stillpoint_sys::proc::stat::read(task.host_pid)
+                    .is_ok_and(|stat| u64::from(stat.tty_nr.cast_unsigned()) == device)
+            };
+            let Some(task) = ctx.tasks.iter().find(of) else { continue };
+            let terminal = device_number(device);
+            if !ctx.replaced_terminals.contains(&device) {
+                return Err(Error::new(Code::UnsupportedState, "saving sessions")
+                    .in_task(&task.name)
+                    .object(format!("terminal {terminal}"))
+                    .cause("it controls a session that is led from inside the tree, which is not supported yet")
+                    .remedy(
+                        "save the tree of a program that was started from that terminal; or say what the descriptors \
+                         of the terminal are given on restore, --external FD=PATH: then the session loses it",
+                    )
+                    .into());
+            }
+            lost.push(format!("the session of task {} loses its controlling terminal {terminal}", task.pid));
+        }
+        ctx.notes.extend(lost);
+        Ok(())
+    }
+
     fn check(&self, object: &record::Object, at: &Check<'_>) -> Result<()> {
         let body: record::Terminal = decode(object)?;
         state::open_flags(&required(object, body.open, "open file")?)?;
@@ -146,6 +175,14 @@ impl Kind for Terminal {
         }
         state::settle(fd, &open, false).map(Some)
     }
+}
+
+/// The device number of the terminal that a file is, if it is one.
+pub(super) fn behind(seen: &SeenFile<'_>) -> Option<u64> {
+    if !Terminal.recognise(seen) {
+        return None;
+    }
+    file::terminal_device(&seen.fd).ok().map(u64::from)
 }
 
 fn settings(object: &record::Object, bytes: &[u8]) -> Result<file::Termios2> {

@@ -10,8 +10,9 @@ use stillpoint_image::records::{
 use stillpoint_image::{ReadAt, VerifiedImage};
 use stillpoint_sys::arch::{self, Registers};
 
+use crate::kind::external::{self, StandIn};
 use crate::memory::PAGE;
-use crate::{Code, Error, Result};
+use crate::{Code, Error, External, Result};
 
 /// Everything that a restore needs to know of a tree.
 #[derive(Debug)]
@@ -126,6 +127,20 @@ impl Model {
             Some(root) if !root.task.zombie && root.task.pid == model.header.root_pid => Ok(model),
             _ => Err(inconsistent("no living root process".into())),
         }
+    }
+
+    /// Notes what stands in for open file descriptions.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Usage`] when one is named that is not there.
+    pub fn replace(&mut self, externals: &[External]) -> Result<HashMap<u64, StandIn>> {
+        let mut tables: Vec<(u32, &mut DescriptorTable)> = self
+            .processes
+            .iter_mut()
+            .filter_map(|process| Some((process.task.pid, &mut process.body.as_mut()?.table)))
+            .collect();
+        external::replacements(&mut tables, self.header.root_pid, &mut self.objects, externals)
     }
 
     fn body(&self, task: &Task, by_id: &HashMap<u64, &Object>) -> Result<Body> {

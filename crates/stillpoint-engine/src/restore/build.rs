@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::OFlags;
 use stillpoint_image::VerifiedImage;
@@ -13,7 +13,7 @@ use stillpoint_image::records::{Backing, Credentials, Thread};
 use stillpoint_sys::arch::{self, Registers};
 use stillpoint_sys::program::{self, Marker, Program, ProgramArea};
 use stillpoint_sys::ptrace::{self, Event, Running, Stop, Stopped, Until, options};
-use stillpoint_sys::{Pid, RemoteAddr, clone, vm};
+use stillpoint_sys::{Pid, RemoteAddr, clone, signal, task, vm};
 
 use super::parts::{self, Tools};
 use super::sequence::{SLOT, Sequence};
@@ -169,6 +169,24 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
+    /// The process with that id in the image, as the caller sees it.
+    pub(super) fn host_pid(&self, pid: u32) -> Option<Pid> {
+        let at = self.model.processes.iter().position(|process| process.task.pid == pid)?;
+        self.made.get(at).map(|made| made.host_pid)
+    }
+
+    /// Sends a signal to each living process of a group of the image; it acts when they run.
+    pub(super) fn signal_group(&self, group: u32, number: i32) {
+        for (n, process, _) in self.model.living() {
+            if process.task.process_group == group
+                && let Ok(fd) = self.pid(n).and_then(|pid| Ok(task::pidfd(pid)?))
+            {
+                // One that was killed meanwhile needs no signal.
+                drop(task::signal(fd.as_fd(), number));
+            }
+        }
+    }
+
     /// Lets every task go: from here on they run.
     pub(super) fn commit(mut self) -> Result<()> {
         for made in &self.made {
@@ -216,7 +234,11 @@ impl<'a> Builder<'a> {
         let id = self.model.processes.first().map_or(0, |root| root.task.pid);
         let size = self.area.size().next_multiple_of(PAGE);
         clone::map_here(self.area.start, size)?;
+        // A key on the terminal reaches this process's whole group; the child must not stop for its signal before the
+        // first program, which blocks them all as well.
+        let mask = signal::set_mask(u64::MAX)?;
         let made = clone::paused_child(id);
+        signal::set_mask(mask)?;
         clone::unmap_here(self.area.start, size);
         let pid = made.map_err(|error| id_error(error, id))?;
         let running = ptrace::seize(pid, OPTIONS)?;

@@ -21,7 +21,9 @@ use stillpoint_image::records::Credentials;
 use stillpoint_sys::proc::status::{self, Status};
 
 use crate::inspect::{self, Depth, image_error};
-use crate::kind::{Place, descriptors, external};
+use crate::kind::external::Created;
+use crate::kind::terminal::Settings;
+use crate::kind::{Place, descriptors};
 use crate::plan::place::{self, Caller};
 use crate::plan::{Lineage, Model};
 use crate::stopwatch::Stopwatch;
@@ -85,31 +87,41 @@ pub fn restore(options: RestoreOptions, observer: &mut dyn Observer) -> Result<R
         let mut builder =
             build::Builder::new(model, &prepared.lineage, image, &prepared.place, rebuilt.files)?;
         let pid = builder.build(observer)?;
-        Ok::<_, Box<Error>>((builder, pid, files, rebuilt.terminal))
+        Ok::<_, Box<Error>>((builder, pid, files, rebuilt.terminal, rebuilt.created))
     });
-    let (mut builder, pid, files, terminal) = built?;
+    let (mut builder, pid, files, terminal, created) = built?;
     let total = image.data().iter().map(|frame| u64::from(frame.raw_length)).sum();
     observer.phase(Phase::Fill, Some(total));
     let content_bytes = watch.time(Phase::Fill, || builder.fill(observer))?;
-    if observer.interrupted() {
-        return Err(Error::new(Code::Interrupted, "restoring the tree")
-            .cause("interrupted; nothing is left")
-            .into());
-    }
     observer.phase(Phase::Resume, None);
-    let joined = terminal::Joined::plan(model, prepared.foreground);
+    let mut joined = terminal::Joined::plan(model, prepared.foreground);
     notes.extend(joined.notes());
-    watch.time(Phase::Resume, || -> Result<()> {
+    let held = watch.time(Phase::Resume, || -> Result<wait::Held> {
         builder.finish(&have)?;
-        let pid_file = prepared.pid_file.as_deref().map(|path| PidFile::write(path, pid)).transpose()?;
-        if let Some(terminal) = &terminal {
-            terminal.apply()?;
+        // What arrives before this ends the restore; what arrives after it is the tree's.
+        let held = wait::Held::back(prepared.caller.status.sig_ign)?;
+        if observer.interrupted() {
+            return Err(Error::new(Code::Interrupted, "restoring the tree")
+                .cause("interrupted; nothing is left")
+                .into());
         }
-        joined.give_terminal(pid)?;
-        builder.commit()?;
+        let pid_file = prepared.pid_file.as_deref().map(|path| PidFile::write(path, pid)).transpose()?;
+        let resized = terminal.as_ref().is_some_and(Settings::resized);
+        if resized {
+            builder.signal_group(joined.holder(), libc::SIGWINCH);
+        }
+        joined.prepare(builder.host_pid(joined.holder()), terminal);
+        let done = joined.hand_over().and_then(|()| builder.commit());
+        if let Err(error) = done {
+            joined.take_back();
+            joined.reset();
+            return Err(error);
+        }
         pid_file.into_iter().for_each(PidFile::keep);
-        Ok(())
+        created.into_iter().for_each(Created::keep);
+        Ok(held)
     })?;
+    let held = (prepared.foreground == Foreground::Attached).then_some(held);
     let report = RestoreReport {
         phases: watch.into_phases(),
         pid,
@@ -121,7 +133,7 @@ pub fn restore(options: RestoreOptions, observer: &mut dyn Observer) -> Result<R
         notes,
         ..RestoreReport::default()
     };
-    Ok(Restored::new(report, private, joined))
+    Ok(Restored::new(report, private, joined, held))
 }
 
 /// Says what a restore would do and what does not fit, and touches nothing.
@@ -158,7 +170,7 @@ fn prepare(options: RestoreOptions, observer: &mut dyn Observer, watch: &mut Sto
     let RestoreOptions { input, foreground, root, private_pids, externals, pid_file } = options;
     let image = watch.time(Phase::Verify, || inspect::read(input, Depth::Checksums, observer))?;
     observer.phase(Phase::Plan, None);
-    let model = Model::read(&image)?;
+    let mut model = Model::read(&image)?;
     let lineage = Lineage::plan(&model, foreground)?;
     let caller = Caller::read()?;
     let mut place = match &root {
@@ -166,9 +178,7 @@ fn prepare(options: RestoreOptions, observer: &mut dyn Observer, watch: &mut Sto
         None => Place::default(),
     };
     place.terminal = if foreground == Foreground::Attached { terminal::own() } else { None };
-    let tables: Vec<(u32, u64)> =
-        model.processes.iter().map(|process| (process.task.pid, process.task.descriptors)).collect();
-    place.replacements = external::replacements(&tables, model.header.root_pid, image.objects(), &externals)?;
+    place.replacements = model.replace(&externals)?;
     let private_pids = private_pids || !caller.is_privileged();
     Ok(Prepared { image, model, lineage, place, caller, private_pids, foreground, pid_file })
 }

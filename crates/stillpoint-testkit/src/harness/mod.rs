@@ -13,6 +13,7 @@
 
 mod place;
 mod process;
+mod pty;
 mod scenario;
 mod tool;
 mod workload;
@@ -21,6 +22,7 @@ use std::fmt;
 
 pub use place::{Place, program};
 pub use process::{Guard, ends, kill_tree, parent_of, running, tree_of};
+pub use pty::Pty;
 pub use scenario::{busy_round, leave_running, refused, round_trip, rules_for, two_rounds};
 pub use tool::{Job, Ran, Tool};
 pub use workload::Workload;

@@ -112,7 +112,11 @@ impl Place {
     }
 
     /// Where a program is, in a form that the case's user can execute.
-    fn program(&self, name: &str) -> Outcome<PathBuf> {
+    ///
+    /// # Errors
+    ///
+    /// Where our program is not built.
+    pub fn program(&self, name: &str) -> Outcome<PathBuf> {
         let Some(path) = program(name)? else {
             return Ok(name.into());
         };
