@@ -4,16 +4,14 @@
 use std::collections::HashMap;
 
 use stillpoint_image::records::{Area, Backing, Mm};
-use stillpoint_sys::RemoteAddr;
 use stillpoint_sys::program::{Arg, Expect};
+use stillpoint_sys::{RemoteAddr, arch};
 
 use crate::restore::sequence::Sequence;
 use crate::{Code, Error, Result};
 
 const READ_WRITE: u32 = (libc::PROT_READ | libc::PROT_WRITE).cast_unsigned();
 const WRITE: u32 = libc::PROT_WRITE.cast_unsigned();
-/// ARCH_MAP_VDSO_64 of arch_prctl(2).
-const ARCH_MAP_VDSO_64: u64 = 0x2003;
 const PR_SET_VMA: i32 = 0x5356_4d41;
 
 /// Madvise(2) advice by the flag that shows it.
@@ -68,7 +66,8 @@ pub fn map(sequence: &mut Sequence, mm: &Mm, filled: &Filled, files: &Files, sta
     // The kernel's own areas stand together; one call maps them all.
     if let Some(start) = kernel_areas_start(mm) {
         let what = format!("mapping the vDSO at {start:x}");
-        sequence.call(what, libc::SYS_arch_prctl, [Arg::Value(ARCH_MAP_VDSO_64), Arg::Value(start)]);
+        let (number, arguments) = arch::map_kernel_areas(start);
+        sequence.call(what, number, arguments.map(Arg::Value));
     }
     for area in &mm.areas {
         let protection = first_protection(area, filled);

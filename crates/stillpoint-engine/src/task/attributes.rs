@@ -1,6 +1,7 @@
 //! Attributes that prctl(2) and its kin keep: asked in the task, set in the task. Those that nothing here rebuilds
 //! must have their default, else the checkpoint is refused.
 
+use stillpoint_sys::arch;
 use stillpoint_sys::program::{Arg, Data, Expect, Finished, Index, Program};
 
 use crate::{Code, Error, Result};
@@ -42,14 +43,6 @@ const PROCESS: &[MustBe] = &[
         default: 0,
         remedy: "start the program without it",
     },
-    MustBe {
-        what: "a local descriptor table (modify_ldt)",
-        number: libc::SYS_modify_ldt,
-        // func 0 reads; a table that was never made has no bytes.
-        arguments: [Arg::Value(0), Arg::Value(0), Arg::Value(0), Arg::Value(0), Arg::Value(0)],
-        default: 0,
-        remedy: "16-bit and 32-bit segments are not supported yet",
-    },
 ];
 
 /// Of each thread.
@@ -82,21 +75,21 @@ impl Defaults {
     /// Adds the questions about a thread and, for the leader, about its process.
     pub fn ask(program: &mut Program, leader: bool) -> Self {
         let process = if leader { PROCESS } else { &[] };
-        let ldt_room = program.room(16);
-        let asked = process.iter().chain(THREAD).map(|must| {
-            let mut arguments = must.arguments;
-            if must.number == libc::SYS_modify_ldt {
-                arguments = [Arg::Value(0), ldt_room.into(), Arg::Value(16), Arg::Value(0), Arg::Value(0)];
-            }
-            let index = program.call_expecting(
-                format!("reading {}", must.what),
-                must.number,
-                arguments,
-                Expect::Anything,
-            );
+        let mut asked = Vec::new();
+        if let Some(number) = arch::SEGMENT_TABLE_CALL.filter(|_| leader) {
+            // Function 0 reads; a table that was never made has no bytes.
+            let room = program.room(16);
+            let arguments = [Arg::Value(0), room.into(), Arg::Value(16)];
+            let what = "a local descriptor table (modify_ldt)";
+            let index =
+                program.call_expecting(format!("reading {what}"), number, arguments, Expect::Anything);
+            asked.push((what, index, 0, "16-bit and 32-bit segments are not supported yet"));
+        }
+        asked.extend(process.iter().chain(THREAD).map(|must| {
+            let what = format!("reading {}", must.what);
+            let index = program.call_expecting(what, must.number, must.arguments, Expect::Anything);
             (must.what, index, must.default, must.remedy)
-        });
-        let asked = asked.collect();
+        }));
         let room = program.room(8);
         let tsc = program.call_expecting(
             "reading the time stamp counter's mode",

@@ -1,9 +1,11 @@
 //! x86-64.
 
+mod calls;
 mod cpu;
 mod program;
 mod registers;
 
+pub use calls::{SEGMENT_TABLE_CALL, map_kernel_areas};
 pub use cpu::{enabled_xstate, xstate_size};
 pub use program::{SYSCALL_INSTRUCTION, program_loop};
 pub use registers::{
