@@ -8,6 +8,7 @@ use stillpoint_sys::ptrace::{self, Event, Running, Stop, Stopped, Until, options
 use stillpoint_sys::{Pid, task};
 
 use super::{FrozenTask, FrozenThread, FrozenTree};
+use crate::task::restart;
 use crate::{Code, Error, Observer, Result, TaskName};
 
 /// How long a task may take to stop. One in an uninterruptible wait (a dead NFS server, a vfork whose child does
@@ -399,15 +400,18 @@ fn frozen_task(pid: Pid, process: Process) -> std::result::Result<FrozenTask, Un
     for (tid, held) in process.threads {
         let Held::Stopped(stopped) = held else { continue };
         match frozen_thread(pid, tid, &stopped) {
-            Ok((tid_inside, registers, mask)) => threads.push(FrozenThread {
-                host_tid: tid,
-                tid: tid_inside,
-                stopped: Some(stopped),
-                registers,
-                mask,
-                continues: None,
-                disturbed: false,
-            }),
+            Ok((tid_inside, seen, mask)) => {
+                let registers = restart::unnoticed(seen);
+                threads.push(FrozenThread {
+                    host_tid: tid,
+                    tid: tid_inside,
+                    stopped: Some(stopped),
+                    registers,
+                    mask,
+                    continues: None,
+                    disturbed: registers != seen,
+                })
+            }
             Err(error) => {
                 failure.get_or_insert(error);
                 let_all_go(vec![Held::Stopped(stopped)]);

@@ -21,6 +21,49 @@ const ERESTARTNOHAND: i64 = 514;
 /// Continue it from the restart block.
 const ERESTART_RESTARTBLOCK: i64 = 516;
 
+/// Not in libc.
+const SYS_IO_PGETEVENTS: i64 = 333;
+
+/// Calls that fail with a bare EINTR when they are interrupted by what is no signal in the end, and that have done
+/// nothing then: signal(7), "Interruption of system calls and library functions by stop signals".
+const NOTICING: &[i64] = &[
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    libc::SYS_epoll_wait,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_io_getevents,
+    SYS_IO_PGETEVENTS,
+    libc::SYS_io_uring_enter,
+    libc::SYS_fallocate,
+    // On sockets with SO_RCVTIMEO or SO_SNDTIMEO.
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_recvmmsg,
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_sendmmsg,
+];
+
+/// The registers of a thread whose call the freeze has made fail: with them, the call is made anew unless a handler
+/// runs, so that the program does not notice. Its timeout, if it has one, starts again.
+#[must_use]
+pub fn unnoticed(mut registers: Registers) -> Registers {
+    let number = registers.syscall_number().map(u64::cast_signed);
+    let interrupted = registers.result() == -i64::from(libc::EINTR);
+    if interrupted && number.is_some_and(|number| NOTICING.contains(&number)) {
+        registers.set_result(-ERESTARTNOHAND);
+    }
+    registers
+}
+
 /// Finds out which call a thread continues that was interrupted twice.
 ///
 /// After the first interruption the kernel makes restart_syscall(2) in its place, and forgets which call it was: the
@@ -211,6 +254,22 @@ pub fn sleep_again(registers: &Registers, request: u64) -> Option<(i64, [u64; 6]
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_freeze_made_fail_is_made_again() {
+        let stopped = |number: i64, result: i64| {
+            let mut registers = Registers::default();
+            registers.set_interrupted_call(number.cast_unsigned());
+            registers.set_result(result);
+            unnoticed(registers).result()
+        };
+        let failed = -i64::from(libc::EINTR);
+        assert_eq!(stopped(libc::SYS_rt_sigtimedwait, failed), -ERESTARTNOHAND);
+        assert_eq!(stopped(libc::SYS_epoll_wait, 1), 1);
+        // A descriptor is closed whatever close(2) says.
+        assert_eq!(stopped(libc::SYS_close, failed), failed);
+        assert_eq!(stopped(-1, failed), failed);
+    }
 
     #[test]
     fn the_place_and_the_first_argument_tell_the_call() {
