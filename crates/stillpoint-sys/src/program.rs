@@ -4,12 +4,14 @@
 //!
 //! A program lives in a *program area* of the task: one page with the loop, then one slot per thread, which
 //! holds records followed by data that records point to. The last record sends the thread a *marker*, a signal
-//! that is pending nowhere and that the tracer swallows. A breakpoint would be simpler, but the kernel forces
+//! that is pending nowhere and that the tracer swallows; one that somebody else has sent at that moment is put back.
+//! A *guarded* program ends with rt_sigreturn(2) on a frame that holds the thread's own state: should the tracer be
+//! killed, the thread goes back to where it was by itself, the marker being one that the process ignores. A breakpoint would be simpler, but the kernel forces
 //! its SIGTRAP: it resets the handler of a task that ignores SIGTRAP (kernel/signal.c, force_sig_info_to_task).
 
 use std::borrow::Cow;
 
-use crate::arch::{Registers, program_loop};
+use crate::arch::{Registers, SignalFrame, program_loop};
 use crate::ptrace::{Event, Running, Stop, Stopped, Until};
 use crate::{Error, Pid, RemoteAddr, Result, vm};
 
@@ -209,18 +211,18 @@ impl Program {
         })
     }
 
-    fn encode(&self, slot: RemoteAddr, end: &Step) -> Vec<u8> {
+    fn encode(&self, slot: RemoteAddr, end: &Step, guarded: bool) -> Vec<u8> {
         let records = (self.steps.len() + 2) * RECORD;
         let data_start = records.next_multiple_of(16);
         let mut bytes = Vec::with_capacity(data_start + self.data.len());
-        // Should the marker ever return to the loop, the thread waits for the tracer in pause(2).
-        let pause = Step {
-            number: libc::SYS_pause,
+        // Should the marker ever return to the loop, the tracer is gone. A thread without a guard waits for its end.
+        let after = Step {
+            number: if guarded { libc::SYS_rt_sigreturn } else { libc::SYS_pause },
             arguments: [Arg::Value(0); 6],
             expect: Expect::Exactly(0),
             what: Cow::Borrowed("waiting"),
         };
-        for step in self.steps.iter().chain([end, &pause]) {
+        for step in self.steps.iter().chain([end, &after]) {
             let (least, most) = match step.expect {
                 Expect::Success => (0, i64::MAX),
                 Expect::Exactly(value) => (value, value),
@@ -307,11 +309,16 @@ impl Marker {
     /// ignores, explicitly or by default.
     #[must_use]
     pub fn choose(pid: u32, tid: u32, pending: u64, harmless: u64) -> Option<Self> {
-        const USABLE: u64 = !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1) | 1 << (libc::SIGCONT - 1)
+        /// Programs that handle these expect them at any time: the Go runtime preempts its threads with SIGURG.
+        const HARMLESS: u64 = 1 << (libc::SIGURG - 1) | 1 << (libc::SIGWINCH - 1);
+        // Signals that do not queue: one that is pending twice is pending once.
+        const USABLE: u64 = 0x7fff_ffff
+            & !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1) | 1 << (libc::SIGCONT - 1)
             // A pending stop signal would be discarded by a SIGCONT, a pending SIGCONT by a stop signal.
             | 1 << (libc::SIGTSTP - 1) | 1 << (libc::SIGTTIN - 1) | 1 << (libc::SIGTTOU - 1));
         let free = USABLE & !pending;
-        let best = if free & harmless == 0 { free } else { free & harmless };
+        let best =
+            [harmless, HARMLESS].map(|set| free & set).into_iter().find(|&set| set != 0).unwrap_or(free);
         (best != 0).then(|| Marker { pid, tid, signal: best.trailing_zeros().cast_signed() + 1 })
     }
 
@@ -338,6 +345,23 @@ impl Marker {
     }
 }
 
+/// The state to which a thread returns by itself should its tracer be killed while a program runs in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guard {
+    /// Its own registers.
+    pub registers: Registers,
+    /// Its own signal mask.
+    pub mask: u64,
+}
+
+impl Guard {
+    /// The room that a guard needs in a slot beside the program, for a thread with extended state of that size.
+    #[must_use]
+    pub fn size(extended: usize) -> u64 {
+        SignalFrame::size(extended) as u64
+    }
+}
+
 /// A program that is running in a thread.
 #[derive(Debug)]
 #[must_use = "a started program must be waited for"]
@@ -345,6 +369,8 @@ pub struct Started<'p> {
     program: &'p Program,
     running: Running,
     slot: RemoteAddr,
+    /// The record that sends the marker.
+    last: u64,
     marker: Marker,
 }
 
@@ -367,26 +393,39 @@ pub fn start<'p>(
     area: &ProgramArea,
     slot: u32,
     marker: Marker,
+    guard: Option<&Guard>,
 ) -> Result<Started<'p>> {
     let tid = thread.tid();
-    if program.size() > area.slot_size || slot >= area.slots {
+    let at = area.slot(slot);
+    let frame = match guard {
+        Some(guard) => {
+            let extended = thread.extended()?;
+            let start = at.0 + area.slot_size.saturating_sub(Guard::size(extended.len()));
+            Some(SignalFrame::build(start, &guard.registers, guard.mask, &extended))
+        }
+        None => None,
+    };
+    let room = frame.as_ref().map_or(0, |frame| Guard::size(frame.extended));
+    if program.size() + room > area.slot_size || slot >= area.slots {
         return Err(Error::Unexpected {
             doing: "starting a program".into(),
             pid: Some(tid),
             what: format!("{} bytes do not fit slot {slot} of {} bytes", program.size(), area.slot_size),
         });
     }
-    let at = area.slot(slot);
-    vm::write(tid, at, &program.encode(at, &marker.step()))?;
+    vm::write(tid, at, &program.encode(at, &marker.step(), frame.is_some()))?;
+    if let Some(frame) = &frame {
+        vm::write(tid, RemoteAddr(frame.start), &frame.bytes)?;
+    }
     let mut registers = thread.registers()?;
     let last = at.0 + (program.steps.len() * RECORD) as u64;
     registers.set_program(area.start.0, at.0, last);
-    // Nothing uses the stack; but one that seems to be the alternate stack would forbid changing that.
-    registers.set_stack(at.0);
+    // Nothing but the frame uses the stack; but one that seems to be the alternate stack would forbid changing that.
+    registers.set_stack(frame.as_ref().map_or(at.0, |frame| frame.stack));
     thread.set_registers(&registers)?;
     thread.set_signal_mask(marker.mask())?;
     let running = thread.resume(Until::Stop, 0)?;
-    Ok(Started { program, running, slot: at, marker })
+    Ok(Started { program, running, slot: at, last, marker })
 }
 
 impl Started<'_> {
@@ -404,20 +443,42 @@ impl Started<'_> {
     /// [`Error::Errno`] with the failing call's name and what the kernel answered; [`Error::Unexpected`] when the
     /// thread does something else.
     pub fn finish(self, mut on_new_task: impl FnMut(Pid)) -> Result<(Stopped, Finished)> {
-        let Started { program, mut running, slot, marker } = self;
+        let Started { program, mut running, slot, last, marker } = self;
         let tid = running.tid();
+        let mut until = Until::Stop;
         let stopped = loop {
             let stopped = match running.wait()? {
                 Event::Stopped(stopped) => stopped,
                 Event::Gone(status) => return Err(gone(tid, status)),
             };
             match stopped.why() {
-                Stop::Signal(signal) if signal == marker.signal => break stopped,
+                Stop::Signal(signal) if signal == marker.signal => {
+                    if stopped.signal_is_from(marker.pid)? {
+                        break stopped;
+                    }
+                    // Somebody else has sent the same. Delivered while it is blocked, it goes back into the queue; the
+                    // end is seen by the calls then, and the marker is not sent.
+                    stopped.set_signal_mask(u64::MAX)?;
+                    until = Until::Syscall;
+                    running = stopped.resume(until, signal)?;
+                }
+                why if why.stops_the_process() => running = stopped.resume_without_stop(until)?,
+                Stop::Syscall => {
+                    let mut registers = stopped.registers()?;
+                    if registers.record() >= last {
+                        // It is about to send the marker, or has done so and goes on: neither call is made.
+                        registers.set_interrupted_call(u64::MAX);
+                        stopped.set_registers(&registers)?;
+                        let what = "ending a program";
+                        break leave_call(expect_syscall_stop(stopped.resume(until, 0)?, what)?, what)?;
+                    }
+                    running = stopped.resume(until, 0)?;
+                }
                 Stop::NewTask => {
                     on_new_task(stopped.new_task()?);
-                    running = stopped.resume(Until::Stop, 0)?;
+                    running = stopped.resume(until, 0)?;
                 }
-                Stop::Interrupt => running = stopped.resume(Until::Stop, 0)?,
+                Stop::Interrupt => running = stopped.resume(until, 0)?,
                 other => {
                     return Err(Error::Unexpected {
                         doing: "running a program".into(),
@@ -503,12 +564,7 @@ pub fn single(
     let exit = expect_syscall_stop(entry.resume(Until::Syscall, 0)?, what)?;
     let result = exit.registers()?.result();
     // A syscall stop is past the place where the kernel looks at restarts: take the thread to a stop before it.
-    exit.interrupt_next()?;
-    let stopped = match exit.resume(Until::Stop, 0)?.wait()? {
-        Event::Stopped(stopped) if stopped.why() == Stop::Interrupt => stopped,
-        Event::Stopped(other) => return Err(unexpected(tid, what, other.why())),
-        Event::Gone(status) => return Err(gone(tid, status)),
-    };
+    let stopped = leave_call(exit, what)?;
     match i32::try_from(-result) {
         Ok(errno @ 1..=4095) => Err(Error::Errno { doing: what.to_owned(), pid: Some(tid), errno }),
         _ => Ok((stopped, result)),
@@ -539,12 +595,7 @@ pub fn interrupted(
     entry.interrupt_next()?;
     let exit = expect_syscall_stop(entry.resume(Until::Syscall, 0)?, what)?;
     let result = exit.registers()?.result();
-    exit.interrupt_next()?;
-    let stopped = match exit.resume(Until::Stop, 0)?.wait()? {
-        Event::Stopped(stopped) if stopped.why() == Stop::Interrupt => stopped,
-        Event::Stopped(other) => return Err(unexpected(tid, what, other.why())),
-        Event::Gone(status) => return Err(gone(tid, status)),
-    };
+    let stopped = leave_call(exit, what)?;
     // A time of zero is over at once.
     if result == -ERESTART_RESTARTBLOCK || result == 0 {
         return Ok(stopped);
@@ -556,6 +607,24 @@ pub fn interrupted(
     })
 }
 
+/// Takes a thread from the exit of a call to a stop of the signal path.
+fn leave_call(exit: Stopped, what: &str) -> Result<Stopped> {
+    let tid = exit.tid();
+    exit.interrupt_next()?;
+    let mut running = exit.resume(Until::Stop, 0)?;
+    loop {
+        running = match running.wait()? {
+            Event::Stopped(stopped) if stopped.why() == Stop::Interrupt => return Ok(stopped),
+            Event::Stopped(stopped) if stopped.why().stops_the_process() => {
+                stopped.interrupt_next()?;
+                stopped.resume_without_stop(Until::Stop)?
+            }
+            Event::Stopped(other) => return Err(unexpected(tid, what, other.why())),
+            Event::Gone(status) => return Err(gone(tid, status)),
+        }
+    }
+}
+
 fn expect_syscall_stop(running: Running, what: &str) -> Result<Stopped> {
     let tid = running.tid();
     match running.wait()? {
@@ -563,6 +632,9 @@ fn expect_syscall_stop(running: Running, what: &str) -> Result<Stopped> {
         // An interrupt that was asked for earlier may come first.
         Event::Stopped(stopped) if stopped.why() == Stop::Interrupt => {
             expect_syscall_stop(stopped.resume(Until::Syscall, 0)?, what)
+        }
+        Event::Stopped(stopped) if stopped.why().stops_the_process() => {
+            expect_syscall_stop(stopped.resume_without_stop(Until::Syscall)?, what)
         }
         Event::Stopped(other) => Err(unexpected(tid, what, other.why())),
         Event::Gone(status) => Err(gone(tid, status)),
@@ -590,7 +662,9 @@ mod tests {
     fn a_marker_avoids_pending_signals_and_prefers_harmless_ones() {
         let urg = 1u64 << (libc::SIGURG - 1);
         assert_eq!(Marker::choose(1, 1, 0, urg).map(|m| m.signal), Some(libc::SIGURG));
-        assert_eq!(Marker::choose(1, 1, urg, urg).map(|m| m.signal), Some(libc::SIGHUP));
+        assert_eq!(Marker::choose(1, 1, urg, urg).map(|m| m.signal), Some(libc::SIGWINCH));
+        // All that is left would not be told apart from one that is pending already.
+        assert_eq!(Marker::choose(1, 1, 0x7fff_ffff, 0), None);
         assert_eq!(Marker::choose(1, 1, u64::MAX, urg), None);
     }
 
@@ -600,7 +674,7 @@ mod tests {
         let room = program.room(8);
         program.call("asking", libc::SYS_getpid, [room.into()]);
         let marker = Marker { pid: 1, tid: 1, signal: libc::SIGURG };
-        let bytes = program.encode(RemoteAddr(0x1000), &marker.step());
+        let bytes = program.encode(RemoteAddr(0x1000), &marker.step(), false);
         let first_argument = u64::from_le_bytes(bytes[8..16].try_into().unwrap());
         assert_eq!(first_argument, 0x1000 + 240);
         assert!(bytes.len() as u64 <= program.size());

@@ -46,6 +46,14 @@ pub enum Stop {
     Exec,
 }
 
+impl Stop {
+    /// Whether job control stops the process here: nothing can block a SIGSTOP, nor the stop of another thread.
+    #[must_use]
+    pub fn stops_the_process(self) -> bool {
+        matches!(self, Stop::Signal(libc::SIGSTOP) | Stop::Group(_))
+    }
+}
+
 /// What became of a running tracee.
 #[derive(Debug)]
 pub enum Event {
@@ -60,6 +68,7 @@ pub enum Event {
 #[must_use = "a running tracee must be waited for"]
 pub struct Running {
     tid: Pid,
+    owes_stop: bool,
 }
 
 /// A tracee that is stopped. Dropping it leaves it stopped until this process ends.
@@ -67,6 +76,7 @@ pub struct Running {
 pub struct Stopped {
     tid: Pid,
     why: Stop,
+    owes_stop: bool,
 }
 
 /// How a stopped task goes on.
@@ -85,7 +95,7 @@ pub enum Until {
 /// EPERM when it is traced already or not ours to trace; ESRCH when it is gone.
 pub fn seize(tid: Pid, options: u64) -> Result<Running> {
     raw(libc::PTRACE_SEIZE, tid, 0, options, "attaching")?;
-    Ok(Running { tid })
+    Ok(Running { tid, owes_stop: false })
 }
 
 /// Takes a tracee of ours whose state an earlier failure lost, and brings it to a stop; none when it is gone.
@@ -94,13 +104,13 @@ pub fn seize(tid: Pid, options: u64) -> Result<Running> {
 ///
 /// What waiting says.
 pub fn regain(tid: Pid) -> Result<Option<Stopped>> {
-    let stopped = Stopped { tid, why: Stop::Interrupt };
+    let stopped = Stopped { tid, why: Stop::Interrupt, owes_stop: false };
     match stopped.registers() {
         Ok(_) => return Ok(Some(stopped)),
         Err(error) if error.errno() == Some(libc::ESRCH) => {}
         Err(error) => return Err(error),
     }
-    let running = Running { tid };
+    let running = Running { tid, owes_stop: false };
     match running.interrupt() {
         Ok(()) => {}
         Err(error) if error.errno() == Some(libc::ESRCH) => return Ok(None),
@@ -123,7 +133,7 @@ impl Running {
 
     /// A tracee that was attached to at birth, when its creator's event named it.
     pub fn born(tid: Pid) -> Self {
-        Running { tid }
+        Running { tid, owes_stop: false }
     }
 
     /// Asks it to stop: PTRACE_INTERRUPT.
@@ -142,7 +152,7 @@ impl Running {
     /// ECHILD when it is not our tracee any more.
     pub fn wait(self) -> Result<Event> {
         match wait(self.tid, 0)? {
-            Some(event) => Ok(event),
+            Some(event) => Ok(event.owing(self.owes_stop)),
             None => Err(Error::Unexpected {
                 doing: "waiting for a traced thread".into(),
                 pid: Some(self.tid),
@@ -157,8 +167,17 @@ impl Running {
     ///
     /// ECHILD when it is not our tracee any more.
     pub fn poll(self) -> Result<std::result::Result<Event, Running>> {
-        let tid = self.tid;
-        Ok(wait(tid, libc::WNOHANG)?.ok_or(Running { tid }))
+        let owes_stop = self.owes_stop;
+        Ok(wait(self.tid, libc::WNOHANG)?.map(|event| event.owing(owes_stop)).ok_or(self))
+    }
+}
+
+impl Event {
+    fn owing(mut self, owes_stop: bool) -> Self {
+        if let Event::Stopped(stopped) = &mut self {
+            stopped.owes_stop |= owes_stop;
+        }
+        self
     }
 }
 
@@ -197,7 +216,7 @@ fn wait(tid: Pid, flags: i32) -> Result<Option<Event>> {
             });
         }
     };
-    Ok(Some(Event::Stopped(Stopped { tid, why })))
+    Ok(Some(Event::Stopped(Stopped { tid, why, owes_stop: false })))
 }
 
 impl Stopped {
@@ -213,6 +232,37 @@ impl Stopped {
         self.why
     }
 
+    /// Whether a SIGSTOP was kept from it, by [`Stopped::resume_without_stop`].
+    #[must_use]
+    pub fn owes_stop(&self) -> bool {
+        self.owes_stop
+    }
+
+    /// Lets it go on from where job control stops it ([`Stop::stops_the_process`]). Whoever does this owes the task a
+    /// SIGSTOP: see [`Stopped::owes_stop`].
+    ///
+    /// # Errors
+    ///
+    /// ESRCH when it was killed meanwhile.
+    pub fn resume_without_stop(mut self, until: Until) -> Result<Running> {
+        self.owes_stop = true;
+        self.resume(until, 0)
+    }
+
+    /// Whether the signal that it is about to be delivered was sent with tgkill(2) by a process of this id, as the
+    /// task itself sees it.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH when it was killed meanwhile.
+    pub fn signal_is_from(&self, pid: u32) -> Result<bool> {
+        const SI_TKILL: i32 = -6;
+        // si_signo, si_errno, si_code, padding, si_pid.
+        let mut info = [0i32; 32];
+        raw(libc::PTRACE_GETSIGINFO, self.tid, 0, (&raw mut info) as u64, "reading the signal of")?;
+        Ok(info[2] == SI_TKILL && info[4].cast_unsigned() == pid)
+    }
+
     /// Lets it go on, delivering `signal` (0: none) when it is in a signal stop.
     ///
     /// # Errors
@@ -224,7 +274,7 @@ impl Stopped {
             Until::Syscall => libc::PTRACE_SYSCALL,
         };
         raw(request, self.tid, 0, u64::from(signal.unsigned_abs()), "resuming")?;
-        Ok(Running { tid: self.tid })
+        Ok(Running { tid: self.tid, owes_stop: self.owes_stop })
     }
 
     /// Asks for a stop to come as soon as it is resumed.
@@ -238,7 +288,7 @@ impl Stopped {
 
     /// It was sent SIGKILL, which ends every stop: it runs to its end.
     pub fn killed(self) -> Running {
-        Running { tid: self.tid }
+        Running { tid: self.tid, owes_stop: self.owes_stop }
     }
 
     /// Stops tracing it, delivering `signal` (0: none), and lets it run.

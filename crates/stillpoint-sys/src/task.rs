@@ -102,6 +102,19 @@ fn raw_kcmp(a: Pid, b: Pid, kind: u32, x: u64, y: u64) -> Result<Ordering> {
     }
 }
 
+/// Sends a signal to one thread: tkill(2). The caller holds it stopped, so that the id is not another's.
+///
+/// # Errors
+///
+/// ESRCH when it is gone, EPERM when that is not allowed.
+pub fn signal_thread(tid: Pid, number: i32) -> Result<()> {
+    // SAFETY: tkill takes two integers.
+    match unsafe { libc::syscall(libc::SYS_tkill, tid, number) } {
+        0 => Ok(()),
+        _ => Err(Error::last("sending a signal to a thread", Some(tid))),
+    }
+}
+
 /// Head and length of a thread's robust futex list: get_robust_list(2).
 ///
 /// # Errors

@@ -43,6 +43,7 @@ refusals! {
     root_hugetlb user_hugetlb "hugetlb" => "unsupported-area";
     root_mbind user_mbind "mbind" => "unsupported-area" | "unsupported-state";
     root_mseal user_mseal "mseal" => "unsupported-area";
+    root_mlock_future user_mlock_future "mlock-future" => "unsupported-state";
     root_secretmem user_secretmem "secretmem" => "unsupported-area";
     root_aio user_aio "aio" => "unsupported-area";
     root_io_uring_map user_io_uring_map "io-uring-map" => "unsupported-area";

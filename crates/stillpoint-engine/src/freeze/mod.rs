@@ -10,6 +10,7 @@ mod tree;
 use std::os::fd::{AsFd, OwnedFd};
 
 use stillpoint_sys::arch::Registers;
+use stillpoint_sys::proc::status;
 use stillpoint_sys::ptrace::{self, Event, Stopped};
 use stillpoint_sys::{Pid, task};
 
@@ -82,20 +83,38 @@ impl FrozenThread {
         self.stopped.take().ok_or_else(|| lost(self.host_tid))
     }
 
-    fn release(self) -> Result<()> {
-        let stopped = match self.stopped {
-            Some(stopped) => stopped,
-            None => match ptrace::regain(self.host_tid)? {
-                Some(stopped) => stopped,
-                None => return Ok(()),
-            },
-        };
-        if self.disturbed {
+    /// Puts registers and mask back.
+    ///
+    /// # Errors
+    ///
+    /// When the thread was killed.
+    pub fn undisturb(&mut self) -> Result<()> {
+        if self.stopped.is_none() {
+            self.stopped = ptrace::regain(self.host_tid)?;
+        }
+        if let (true, Some(stopped)) = (self.disturbed, &self.stopped) {
             stopped.set_registers(&self.registers)?;
             stopped.set_signal_mask(self.mask)?;
+            self.disturbed = false;
+        }
+        Ok(())
+    }
+
+    fn release(mut self) -> Result<()> {
+        self.undisturb()?;
+        let Some(stopped) = self.stopped else { return Ok(()) };
+        // It was kept from the thread while a program ran in it; a SIGCONT that has come since takes it back.
+        if stopped.owes_stop() && !continues(self.host_tid)? {
+            task::signal_thread(self.host_tid, libc::SIGSTOP)?;
         }
         Ok(stopped.detach(0)?)
     }
+}
+
+/// Whether a SIGCONT is pending.
+fn continues(tid: Pid) -> Result<bool> {
+    let status = status::read(tid)?;
+    Ok((status.sig_pnd | status.shd_pnd) & 1 << (libc::SIGCONT - 1) != 0)
 }
 
 fn lost(tid: Pid) -> Box<Error> {

@@ -322,7 +322,7 @@ impl<'a> Builder<'a> {
         {
             let program = parts::zombie(&process.task, have);
             let marker = self.marker(n, 0)?;
-            let started = program::start(&program, self.take(n, 0)?, &self.area, 0, marker)?;
+            let started = program::start(&program, self.take(n, 0)?, &self.area, 0, marker, None)?;
             let signal = (process.task.exit_code & 0x7f).cast_signed();
             let ended = match started.finish(|_| {}) {
                 // One that exits ends in the middle of its program.
@@ -408,7 +408,7 @@ impl<'a> Builder<'a> {
         for program in sequence.into_programs() {
             let marker = self.marker(n, 0)?;
             let stopped = self.take(n, 0)?;
-            let done = program::start(&program, stopped, &self.area, 0, marker)
+            let done = program::start(&program, stopped, &self.area, 0, marker, None)
                 .and_then(|started| started.finish(|pid| born.push(pid)));
             let (stopped, _) = done.map_err(|error| self.in_task(n, error))?;
             self.put(n, 0, stopped)?;
@@ -425,7 +425,7 @@ impl<'a> Builder<'a> {
                 let Some(program) = programs.get(round) else { continue };
                 let marker = self.marker(n, slot)?;
                 let at = u32::try_from(slot).unwrap_or(u32::MAX);
-                let running = program::start(program, self.take(n, slot)?, &self.area, at, marker)
+                let running = program::start(program, self.take(n, slot)?, &self.area, at, marker, None)
                     .map_err(|error| self.in_task(n, error))?;
                 started.push((slot, running));
             }

@@ -53,11 +53,12 @@ pub const SUPPORT: &[SupportRow] = &[
     SupportRow::saved(
         "interrupted system calls",
         "5.10",
-        "a poll(2) or futex wait with a timeout starts it anew",
+        "a poll(2), epoll, signal or futex wait with a timeout starts it anew",
     ),
     SupportRow::refused("job-control-stopped tasks", "not yet"),
     SupportRow::refused("traced tasks", "a task has one tracer"),
     SupportRow::refused("POSIX timers", "not yet"),
+    SupportRow::refused("locks of memory to come (mlockall with MCL_FUTURE)", "not yet"),
     SupportRow::refused("seccomp", "not yet"),
     SupportRow::refused("memory, descriptor tables, fs or handlers shared by processes", "not yet"),
     SupportRow::refused("NUMA memory policies", "not yet"),

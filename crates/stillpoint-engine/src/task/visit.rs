@@ -1,16 +1,16 @@
 //! The visit to a frozen process: a program runs in each of its threads and asks what only they can.
 
 use stillpoint_image::records::{AltStack, IntervalTimer, SignalHandlers};
-use stillpoint_sys::proc::status::Status;
-use stillpoint_sys::program::{self, CODE_SIZE, Finished, Marker, Program, ProgramArea};
-use stillpoint_sys::ptrace::Rseq;
+use stillpoint_sys::proc::status::{self, Status};
+use stillpoint_sys::program::{self, CODE_SIZE, Finished, Guard, Marker, Program, ProgramArea};
+use stillpoint_sys::ptrace::{self, Rseq};
 use stillpoint_sys::{RemoteAddr, arch, vm};
 
 use super::attributes::{Defaults, ProcessAnswers, ProcessAttributes, ThreadAttributes};
 use super::signals::{Actions, AlternateStack};
 use super::timers::IntervalTimers;
-use super::{attributes, rseq};
-use crate::freeze::FrozenTask;
+use super::{attributes, restart, rseq};
+use crate::freeze::{FrozenTask, FrozenThread};
 use crate::{Code, Error, Result};
 
 /// What the visit learned of a process.
@@ -56,7 +56,11 @@ pub(super) fn visit(task: &mut FrozenTask, vdso: (u64, u64), statuses: &[Status]
             (program, questions)
         })
         .collect();
-    let finished = run(task, instruction, &programs, statuses)?;
+    let finished = run(task, instruction, &programs, statuses);
+    // At once, not when they are let go of: should this process be killed, they go on by themselves.
+    let undisturbed: Vec<Result<()>> = task.threads.iter_mut().map(FrozenThread::undisturb).collect();
+    let finished = finished?;
+    undisturbed.into_iter().collect::<Result<()>>()?;
     let mut threads = Vec::with_capacity(finished.len());
     let mut process = None;
     for (((_, questions), finished), rseq) in programs.iter().zip(&finished).zip(sequences) {
@@ -116,7 +120,12 @@ fn run(
 ) -> Result<Vec<Finished>> {
     let largest = programs.iter().map(|(program, _)| program.size()).max().unwrap_or(0);
     let slots = u32::try_from(programs.len()).unwrap_or(u32::MAX);
-    let mut area = ProgramArea { start: RemoteAddr(0), slot_size: largest.next_multiple_of(64), slots };
+    let mut guard = 0;
+    for thread in &task.threads {
+        guard = guard.max(Guard::size(thread.stopped()?.extended()?.len()));
+    }
+    let slot_size = (largest + guard).next_multiple_of(64);
+    let mut area = ProgramArea { start: RemoteAddr(0), slot_size, slots };
     let size = area.size().next_multiple_of(CODE_SIZE);
     let pid = task.host_pid;
     let address = leader_call(
@@ -136,6 +145,11 @@ fn run(
     area.start = RemoteAddr(address.cast_unsigned());
     let outcome =
         area.install(pid).map_err(Into::into).and_then(|()| run_in(task, &area, programs, statuses));
+    // A thread that a failure has lost is still somewhere in the area.
+    for thread in task.threads.iter_mut().filter(|thread| thread.stopped.is_none()) {
+        thread.stopped = ptrace::regain(thread.host_tid)?;
+    }
+    let future = outcome.is_ok() && locks_new_areas(pid, statuses, size)?;
     let unmapped = leader_call(
         task,
         instruction,
@@ -145,6 +159,13 @@ fn run(
     );
     let finished = outcome?;
     unmapped?;
+    if future {
+        return Err(Error::new(Code::UnsupportedState, "visiting a task")
+            .object("memory locks")
+            .cause("every area that it makes from now on is locked (mlockall with MCL_FUTURE), which is not supported yet")
+            .remedy("let it call mlockall(MCL_CURRENT) alone")
+            .into());
+    }
     Ok(finished)
 }
 
@@ -167,7 +188,9 @@ fn run_in(
                 break;
             }
         };
-        match thread.take().and_then(|stopped| Ok(program::start(program, stopped, area, slot, marker)?)) {
+        let guard = Guard { registers: restart::recorded(thread), mask: thread.mask };
+        let start = |stopped| Ok(program::start(program, stopped, area, slot, marker, Some(&guard))?);
+        match thread.take().and_then(start) {
             Ok(running) => started.push(running),
             Err(error) => {
                 failure = Some(error);
@@ -191,6 +214,13 @@ fn run_in(
         None => Ok(finished),
         Some(error) => Err(error),
     }
+}
+
+/// Whether new areas are locked, which no file of /proc tells but the program area does.
+fn locks_new_areas(pid: u32, statuses: &[Status], size: u64) -> Result<bool> {
+    let locked = |status: &Status| status.memory.as_ref().map_or(0, |memory| memory.locked);
+    let before = statuses.first().map_or(0, locked);
+    Ok(locked(&status::read(pid)?).saturating_sub(before) >= size)
 }
 
 /// Signals that do no harm when they reach a process that neither handles nor is traced: ignored by default.

@@ -25,3 +25,14 @@ pub fn enabled_xstate() -> u64 {
 pub fn xstate_size() -> u32 {
     if enabled_xstate() == 0 { 0 } else { __cpuid_count(0xd, 0).ebx }
 }
+
+/// Where a component of the extended state ends in the standard format, bytes. The first two are in the legacy part.
+#[must_use]
+pub(super) fn xstate_end(component: u32) -> usize {
+    const LEGACY: usize = 512 + 64;
+    if component < 2 {
+        return LEGACY;
+    }
+    let leaf = __cpuid_count(0xd, component);
+    (leaf.ebx + leaf.eax) as usize
+}

@@ -4,6 +4,7 @@ mod calls;
 mod cpu;
 mod program;
 mod registers;
+mod sigframe;
 
 pub use calls::{SEGMENT_TABLE_CALL, map_kernel_areas};
 pub use cpu::{enabled_xstate, xstate_size};
@@ -11,3 +12,4 @@ pub use program::{SYSCALL_INSTRUCTION, program_loop};
 pub use registers::{
     EXTENDED_STATE_NOTE, NAME, Registers, TASK_SIZE, io_permissions, xstate_components, xstate_mask,
 };
+pub use sigframe::SignalFrame;

@@ -152,6 +152,25 @@ impl Registers {
 }
 
 impl Registers {
+    /// The address of the record that the program loop is at.
+    #[must_use]
+    pub fn record(&self) -> u64 {
+        self.rbx
+    }
+
+    /// What the kernel would make of an interrupted system call on the way to user mode: the call is made again. A call
+    /// that the kernel would continue by what it keeps of it begins anew.
+    #[must_use]
+    pub fn calling_again(&self) -> Self {
+        // ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK of include/linux/errno.h.
+        let interrupted = self.in_syscall() && matches!(self.result(), -514..=-512 | -516);
+        if interrupted {
+            Registers { rip: self.rip.wrapping_sub(2), rax: self.orig_rax, ..*self }
+        } else {
+            *self
+        }
+    }
+
     /// The address of the record that failed, at the end of a program.
     #[must_use]
     pub fn failed_record(&self) -> Option<u64> {

@@ -11,6 +11,7 @@ pub(super) const ALL: &[(&str, Setup)] = &[
     ("hugetlb", hugetlb),
     ("mbind", mbind),
     ("mseal", mseal),
+    ("mlock-future", mlock_future),
     ("secretmem", secretmem),
     ("aio", aio),
     ("io-uring-map", io_uring_map),
@@ -61,6 +62,18 @@ fn mseal(_: &Ctx) -> Held {
     Ok(Box::new(move || {
         ensure!(map.protect(libc::PROT_READ).is_err(), "the seal is lost");
         holds("the held area", map.bytes(), 1)
+    }))
+}
+
+/// An area that is made later tells whether the attribute is still there.
+fn mlock_future(_: &Ctx) -> Held {
+    sys!(libc::mlockall(libc::MCL_FUTURE))?;
+    Ok(Box::new(|| {
+        let later = Map::anonymous(4 * PAGE)?;
+        let mut resident = [0_u8; 4];
+        sys!(libc::mincore(later.start.cast(), later.len, resident.as_mut_ptr()))?;
+        ensure!(resident == [1; 4], "a new area is not locked");
+        Ok(())
     }))
 }
 
