@@ -1,7 +1,7 @@
 //! Rebuilding a process's areas: mapped by the process itself, filled from outside, then given their final
 //! protection and advice.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use stillpoint_image::records::{Area, Backing, Mm};
 use stillpoint_sys::program::{Arg, Expect};
@@ -182,10 +182,18 @@ fn map_shared(sequence: &mut Sequence, area: &Area, staged: &Staged) -> Result<(
     Ok(())
 }
 
-/// Maps shared memory where it is staged: by the root, before it has children.
-pub fn stage(sequence: &mut Sequence, staged: &Staged, sizes: &HashMap<u64, u64>) {
+/// Maps shared memory where it is staged: by the root, before it has children. What is mapped without a reserve of
+/// memory may be larger than the machine's.
+pub fn stage<'a>(
+    sequence: &mut Sequence,
+    staged: &Staged,
+    sizes: &HashMap<u64, u64>,
+    areas: impl Iterator<Item = &'a Area>,
+) {
+    let reserved: HashSet<u64> = areas.filter(|area| !has(area, "nr")).map(|area| area.object).collect();
     for (object, at) in staged {
         let size = sizes.get(object).copied().unwrap_or(0);
+        let reserve = if reserved.contains(object) { 0 } else { libc::MAP_NORESERVE };
         sequence.call_expecting(
             format!("making shared memory of {size} bytes"),
             libc::SYS_mmap,
@@ -193,7 +201,7 @@ pub fn stage(sequence: &mut Sequence, staged: &Staged, sizes: &HashMap<u64, u64>
                 Arg::Value(at.0),
                 Arg::Value(size),
                 READ_WRITE.into(),
-                (libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE).into(),
+                (libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE | reserve).into(),
                 (-1).into(),
                 Arg::Value(0),
             ],

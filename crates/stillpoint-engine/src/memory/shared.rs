@@ -1,7 +1,10 @@
 //! Shared anonymous memory: one object however many tasks map it, at whatever addresses.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 
+use rustix::fs::{Mode, OFlags, SeekFrom};
+use rustix::io::Errno;
 use stillpoint_image::records::SharedMemory;
 use stillpoint_sys::proc::smaps::Area as Seen;
 
@@ -15,6 +18,8 @@ pub struct View {
     pub pid: u32,
     /// Its addresses.
     pub range: PageRange,
+    /// The area that it is part of: start and end.
+    pub area: (u64, u64),
     /// The part of the object that starts there.
     pub offset: u64,
 }
@@ -34,7 +39,12 @@ impl SharedAreas {
             Met::Known(id) | Met::New(id) => id,
         };
         let range = PageRange { start: map.start, end: map.end, zero_elided: true, readable: map.perms.read };
-        self.views.entry(id).or_default().push(View { pid, range, offset: map.offset });
+        self.views.entry(id).or_default().push(View {
+            pid,
+            range,
+            area: (map.start, map.end),
+            offset: map.offset,
+        });
         id
     }
 
@@ -47,10 +57,45 @@ impl SharedAreas {
             let size =
                 views.iter().map(|view| view.offset + (view.range.end - view.range.start)).max().unwrap_or(0);
             objects.put(id, "shared-memory", &SharedMemory { size });
-            all.push((id, without_overlap(views)));
+            all.push((id, without_overlap(views).into_iter().flat_map(with_contents).collect()));
         }
         all
     }
+}
+
+/// The parts of a view that hold anything, as far as the kernel tells: to read a hole costs time, and memory that the
+/// task never had. Without CAP_CHECKPOINT_RESTORE nobody may look, and all of it is read.
+fn with_contents(view: View) -> Vec<View> {
+    let PageRange { start, end, .. } = view.range;
+    let last = view.offset + (end - start);
+    let mut parts = Vec::new();
+    let Some(file) = file_behind(&view) else { return vec![view] };
+    let mut at = view.offset;
+    while at < last {
+        let data = match rustix::fs::seek(&file, SeekFrom::Data(at)) {
+            Ok(data) if data < last => data,
+            // Past the last contents.
+            Ok(_) | Err(Errno::NXIO) => break,
+            Err(_) => return vec![view],
+        };
+        let Ok(hole) = rustix::fs::seek(&file, SeekFrom::Hole(data)) else { return vec![view] };
+        let hole = hole.min(last);
+        let range = PageRange {
+            start: start + (data - view.offset),
+            end: start + (hole - view.offset),
+            ..view.range
+        };
+        parts.push(View { range, offset: data, ..view });
+        at = hole;
+    }
+    parts
+}
+
+/// The kernel's own file behind a view: of the area that the view is part of, whose address names the link.
+fn file_behind(view: &View) -> Option<OwnedFd> {
+    let (start, end) = view.area;
+    let link = format!("/proc/{}/map_files/{start:x}-{end:x}", view.pid);
+    rustix::fs::open(link, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 
 /// Cuts views that are ordered by offset so that each part of the object is read once.
@@ -81,6 +126,7 @@ mod tests {
         let view = |start, end, offset| View {
             pid: 1,
             range: PageRange { start, end, zero_elided: true, readable: true },
+            area: (start, end),
             offset,
         };
         let parts =

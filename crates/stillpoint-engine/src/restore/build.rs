@@ -215,7 +215,12 @@ impl<'a> Builder<'a> {
             let mut sequence = Sequence::new();
             if n == 0 {
                 self.clean_root()?;
-                crate::memory::rebuild::stage(&mut sequence, &self.staged, &self.model.shared);
+                crate::memory::rebuild::stage(
+                    &mut sequence,
+                    &self.staged,
+                    &self.model.shared,
+                    self.model.areas(),
+                );
             }
             parts::births(&mut sequence, birth, processes);
             let order: Vec<usize> = birth.before.iter().chain(&birth.after).copied().collect();
