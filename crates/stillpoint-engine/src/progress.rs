@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::RestoreReport;
+
 /// The phases of a checkpoint and a restore, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -62,6 +64,11 @@ pub trait Observer {
     fn phase(&mut self, phase: Phase, total: Option<u64>);
     /// So many more bytes of the phase are done.
     fn advance(&mut self, bytes: u64);
+    /// A restore is about to let the tree run: everything is done but that. The last moment at which something can be
+    /// said on a terminal that will be the tree's.
+    fn resuming(&mut self, report: &RestoreReport) {
+        let _ = report;
+    }
     /// Asked often; `true` makes the engine undo everything and return [`Code::Interrupted`](crate::Code).
     fn interrupted(&self) -> bool;
 }

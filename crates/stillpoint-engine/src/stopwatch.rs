@@ -10,12 +10,20 @@ use crate::progress::PhaseTime;
 pub(crate) struct Stopwatch(Vec<PhaseTime>);
 
 impl Stopwatch {
-    /// Runs `work` as a phase.
+    /// Runs `work` as a phase, or as more of the same.
     pub(crate) fn time<T>(&mut self, phase: Phase, work: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let result = work();
-        self.0.push(PhaseTime { phase, time: start.elapsed() });
+        match self.0.last_mut().filter(|last| last.phase == phase) {
+            Some(last) => last.time += start.elapsed(),
+            None => self.0.push(PhaseTime { phase, time: start.elapsed() }),
+        }
         result
+    }
+
+    /// The phases so far.
+    pub(crate) fn phases(&self) -> Vec<PhaseTime> {
+        self.0.clone()
     }
 
     /// The phases in order.

@@ -63,6 +63,15 @@ pub fn wait(mask: u64) -> Result<Received> {
     }
 }
 
+/// Whether a blocked signal is waiting for the calling thread or its process: rt_sigpending(2).
+#[must_use]
+pub fn is_pending(signal: i32) -> bool {
+    let mut set = 0u64;
+    // SAFETY: the kernel writes 8 bytes to a local of that size.
+    let done = unsafe { libc::syscall(libc::SYS_rt_sigpending, &raw mut set, 8) };
+    done == 0 && set & (1 << (signal - 1)) != 0
+}
+
 /// Stops this process, as SIGSTOP does. Returns when it is continued.
 pub fn stop_self() {
     // SAFETY: raise takes a number.

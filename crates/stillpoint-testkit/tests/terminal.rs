@@ -90,6 +90,23 @@ impl Session {
         restore_on(&mut self.pty, &self.place, &line)
     }
 
+    /// Waits until a restored root, which wants to read in the background, is stopped and the shell knows of it.
+    fn stops(&mut self, pid: u32) -> Outcome {
+        let command = parent_of(pid).unwrap_or_default();
+        let stopped = |pid| state(pid) == Some('T');
+        wait_for(
+            "the job to stop for its terminal",
+            || Ok((stopped(pid) && stopped(command)).then_some(())),
+        )?;
+        expect!(self.pty.run("echo $((6 * 7))")?.contains("42"), "the shell has lost its terminal");
+        Ok(())
+    }
+
+    /// Waits until a program waits for keys: a signal that came before would be noticed after them.
+    fn waits(&self, pid: u32) -> Outcome {
+        wait_for("the program to wait", || Ok((state(pid) == Some('S')).then_some(())))
+    }
+
     /// A line and its answer.
     fn asks(&mut self, line: &str, answer: &str) -> Outcome {
         self.pty.line(line)?;
@@ -204,8 +221,7 @@ fn job_control(s: &mut Session, pid: u32, n: u32) -> Outcome {
     s.pty.keys("\x1a")?;
     s.pty.prompt()?;
     s.pty.run("bg")?;
-    wait_for("the job to stop for its terminal", || Ok((state(pid) == Some('T')).then_some(())))?;
-    expect!(s.pty.run("echo $((6 * 7))")?.contains("42"), "the shell has lost its terminal");
+    s.stops(pid)?;
     s.pty.line("fg")?;
     s.asks("more", &format!("answer {}: more.", n + 2))?;
     expect!(running(pid), "it is gone");
@@ -293,6 +309,7 @@ fn another_terminal(who: Who) -> Outcome {
     let mut s = Session::new(who, RAW)?;
     s.pty.resize(24, 80)?;
     let pid = s.start("%")?;
+    s.waits(pid)?;
     s.save(pid)?;
     s.pty.prompt()?;
     let mut other = Pty::shell(&s.place)?;
@@ -317,9 +334,8 @@ fn in_the_background(who: Who) -> Outcome {
     s.save(pid)?;
     s.pty.prompt()?;
     let pid = s.restore("&")?;
-    wait_for("the job to stop for its terminal", || Ok((state(pid) == Some('T')).then_some(())))?;
+    s.stops(pid)?;
     expect!(cooked(&s.pty)?, "a background job has set the terminal");
-    expect!(s.pty.run("echo $((6 * 7))")?.contains("42"), "the shell has lost its terminal");
     s.pty.line("fg")?;
     s.pty.keys("k")?;
     s.pty.shows("<k>")?;
@@ -413,16 +429,19 @@ fn signals_are_passed_on(who: Who) -> Outcome {
     Ok(())
 }
 
-/// Counts in a file, forever; ends with 43 when it is told to.
+/// Counts in a link, forever, so that no file is open, and whatever an earlier restore of it has left there; ends with
+/// 43 when it is told to.
 const COUNTS: &str = r#"
 import os, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: os._exit(43))
 count = 0
 while True:
     count += 1
-    with open(sys.argv[1] + ".new", "w") as file:
-        file.write("%d\n" % count)
-    os.rename(sys.argv[1] + ".new", sys.argv[1])
+    try:
+        os.symlink(str(count), sys.argv[1] + ".new")
+        os.rename(sys.argv[1] + ".new", sys.argv[1])
+    except OSError:
+        os.path.lexists(sys.argv[1] + ".new") and os.unlink(sys.argv[1] + ".new")
     time.sleep(0.01)
 "#;
 
@@ -455,7 +474,7 @@ impl Counter {
     }
 
     fn count(&self) -> u32 {
-        fs::read_to_string(self.place.path("count")).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0)
+        self.place.link("count").and_then(|count| count.parse().ok()).unwrap_or(0)
     }
 
     fn counts(&self) -> Outcome {

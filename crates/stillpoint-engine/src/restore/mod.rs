@@ -15,6 +15,7 @@ mod wait;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use stillpoint_image::VerifiedImage;
 use stillpoint_image::records::Credentials;
@@ -80,16 +81,26 @@ pub fn restore(options: RestoreOptions, observer: &mut dyn Observer) -> Result<R
         }
         Ok(())
     };
-    let built = watch.time(Phase::Build, || {
-        let rebuilt = descriptors::rebuild_all(&model.objects, &prepared.place, &mut contents)?;
-        notes.extend(rebuilt.notes);
-        let files = rebuilt.files.len() as u64;
-        let mut builder =
-            build::Builder::new(model, &prepared.lineage, image, &prepared.place, rebuilt.files)?;
-        let pid = builder.build(observer)?;
-        Ok::<_, Box<Error>>((builder, pid, files, rebuilt.terminal, rebuilt.created))
-    });
-    let (mut builder, pid, files, terminal, created) = built?;
+    let mut tries = 0;
+    let (mut builder, pid, files, terminal, created) = loop {
+        let built = watch.time(Phase::Build, || {
+            let rebuilt = descriptors::rebuild_all(&model.objects, &prepared.place, &mut contents)?;
+            let files = rebuilt.files.len() as u64;
+            let mut builder =
+                build::Builder::new(model, &prepared.lineage, image, &prepared.place, rebuilt.files)?;
+            let pid = builder.build(observer)?;
+            notes.extend(rebuilt.notes);
+            Ok::<_, Box<Error>>((builder, pid, files, rebuilt.terminal, rebuilt.created))
+        });
+        match built {
+            // The id of a task that was just reaped is in use for a moment longer than the task can be seen.
+            Err(error) if error.code == Code::PidTaken && !prepared.private_pids && tries < 20 => {
+                tries += 1;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            built => break built?,
+        }
+    };
     let total = image.data().iter().map(|frame| u64::from(frame.raw_length)).sum();
     observer.phase(Phase::Fill, Some(total));
     let content_bytes = watch.time(Phase::Fill, || builder.fill(observer))?;
@@ -105,25 +116,10 @@ pub fn restore(options: RestoreOptions, observer: &mut dyn Observer) -> Result<R
                 .cause("interrupted; nothing is left")
                 .into());
         }
-        let pid_file = prepared.pid_file.as_deref().map(|path| PidFile::write(path, pid)).transpose()?;
-        let resized = terminal.as_ref().is_some_and(Settings::resized);
-        if resized {
-            builder.signal_group(joined.holder(), libc::SIGWINCH);
-        }
-        joined.prepare(builder.host_pid(joined.holder()), terminal);
-        let done = joined.hand_over().and_then(|()| builder.commit());
-        if let Err(error) = done {
-            joined.take_back();
-            joined.reset();
-            return Err(error);
-        }
-        pid_file.into_iter().for_each(PidFile::keep);
-        created.into_iter().for_each(Created::keep);
         Ok(held)
     })?;
-    let held = (prepared.foreground == Foreground::Attached).then_some(held);
-    let report = RestoreReport {
-        phases: watch.into_phases(),
+    let mut report = RestoreReport {
+        phases: watch.phases(),
         pid,
         tasks: model.processes.len() as u64,
         threads: model.thread_count(),
@@ -133,6 +129,23 @@ pub fn restore(options: RestoreOptions, observer: &mut dyn Observer) -> Result<R
         notes,
         ..RestoreReport::default()
     };
+    let pid_file = prepared.pid_file.as_deref().map(|path| PidFile::write(path, pid)).transpose()?;
+    observer.resuming(&report);
+    watch.time(Phase::Resume, || -> Result<()> {
+        if terminal.as_ref().is_some_and(Settings::resized) {
+            builder.signal_group(joined.holder(), libc::SIGWINCH);
+        }
+        joined.prepare(builder.host_pid(joined.holder()), terminal);
+        let done = joined.hand_over().and_then(|()| builder.commit());
+        done.inspect_err(|_| {
+            joined.take_back();
+            joined.reset();
+        })
+    })?;
+    pid_file.into_iter().for_each(PidFile::keep);
+    created.into_iter().for_each(Created::keep);
+    report.phases = watch.into_phases();
+    let held = (prepared.foreground == Foreground::Attached).then_some(held);
     Ok(Restored::new(report, private, joined, held))
 }
 

@@ -144,14 +144,17 @@ impl Restored {
             return;
         }
         let lacks_terminal = by == libc::SIGTTIN || by == libc::SIGTTOU;
-        if lacks_terminal && !self.joined.shares_group() && self.joined.in_foreground() {
+        if lacks_terminal && self.joined.in_foreground() {
             // A shell that brings a running job to the foreground tells nobody.
             drop(self.joined.hand_over());
             return self.to_the_group(libc::SIGCONT);
         }
         self.joined.take_back();
-        signal::stop_self();
-        // Whatever continued this process is waiting in the mask.
+        // A stop would discard what continued the root already, and nobody would do so again.
+        if !signal::is_pending(libc::SIGCONT) {
+            signal::stop_self();
+        }
+        // Whatever continues this process waits in the mask.
     }
 
     /// This process was continued. A shell continues the whole group, so a root of the same group has been told.

@@ -71,10 +71,22 @@ impl Restore {
     fn carry_out(self, printer: Printer, image: &str, foreground: Foreground) -> Result<ExitCode> {
         let options = self.lower()?;
         let mut progress = Progress::new(Interrupt::install()?, printer.json);
+        // Once the tree runs, the terminal is its own.
+        let before = foreground == Foreground::Attached && !printer.json;
+        if before {
+            let image = image.to_owned();
+            progress.announce(move |report| {
+                printer.result(&json::Restore::new(report, &image), || text::restore(report, &image));
+            });
+        }
         let restored = restore(options, &mut progress)?;
         drop(progress);
         let report = &restored.report;
-        let printed = printer.result(&json::Restore::new(report, image), || text::restore(report, image));
+        let printed = if before {
+            ExitCode::SUCCESS
+        } else {
+            printer.result(&json::Restore::new(report, image), || text::restore(report, image))
+        };
         match foreground {
             Foreground::Detached => Ok(printed),
             Foreground::Attached => match restored.wait() {

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use stillpoint_engine::{Observer, Phase};
+use stillpoint_engine::{Observer, Phase, RestoreReport};
 
 use crate::interrupt::Interrupt;
 
@@ -19,13 +19,30 @@ pub(crate) struct Progress {
     phase: Option<(Phase, Option<u64>)>,
     done: u64,
     bar: Option<ProgressBar>,
+    announce: Option<Announce>,
 }
+
+/// What says that a tree is restored.
+type Announce = Box<dyn FnOnce(&RestoreReport)>;
 
 impl Progress {
     /// With a bar where standard error is a terminal and `quiet` is not asked for.
     pub(crate) fn new(interrupt: Interrupt, quiet: bool) -> Self {
         let terminal = !quiet && io::stderr().is_terminal();
-        Progress { interrupt, began: Instant::now(), terminal, phase: None, done: 0, bar: None }
+        Progress {
+            interrupt,
+            began: Instant::now(),
+            terminal,
+            phase: None,
+            done: 0,
+            bar: None,
+            announce: None,
+        }
+    }
+
+    /// Has a restored tree announced before it runs: from then on the terminal is the tree's.
+    pub(crate) fn announce(&mut self, say: impl FnOnce(&RestoreReport) + 'static) {
+        self.announce = Some(Box::new(say));
     }
 
     fn draw(&mut self) {
@@ -65,6 +82,12 @@ impl Observer for Progress {
     fn advance(&mut self, bytes: u64) {
         self.done = self.done.saturating_add(bytes);
         self.draw();
+    }
+
+    fn resuming(&mut self, report: &RestoreReport) {
+        if let Some(say) = self.announce.take() {
+            say(report);
+        }
     }
 
     fn interrupted(&self) -> bool {
