@@ -67,7 +67,12 @@ impl Kind for Deleted {
         let inode = ctx.objects.meet(Key::DeletedFile(key.0, key.1));
         if let Met::New(id) = inode {
             capture_inode(id, &seen, ctx)?;
-            let first = First { task: seen.task.name.clone(), number: seen.number, object: seen.object() };
+            let first = First {
+                task: seen.task.name.clone(),
+                pid: seen.task.pid,
+                number: seen.number,
+                object: seen.object(),
+            };
             if let Some(&fd) = ctx.own.get(&key) {
                 let me = outside::Holder { pid: std::process::id(), comm: Vec::new(), fd };
                 return Err(outside::refusal(&first, WHAT, Some(&me)));

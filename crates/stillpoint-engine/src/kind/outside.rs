@@ -23,6 +23,8 @@ use crate::{Code, Error, Result, TaskName};
 pub(super) struct First {
     /// The task.
     pub(super) task: TaskName,
+    /// Its id as the tree sees it, by which options name it.
+    pub(super) pid: u32,
     /// Its descriptor there.
     pub(super) number: u32,
     /// How errors name it.
@@ -153,7 +155,7 @@ pub(super) fn refusal(first: &First, what: &str, holder: Option<&Holder>) -> Box
     let remedy = format!(
         "save that process too, by a PID further up, or say what the descriptor is given on restore: \
          --external {}:{}=PATH, or =fd:N",
-        first.task.pid, first.number
+        first.pid, first.number
     );
     Box::new(
         Error::new(Code::OutsideTree, "saving an open file")

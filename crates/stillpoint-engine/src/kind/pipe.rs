@@ -147,7 +147,12 @@ pub(super) fn capture_end(
     let open = record::OpenFile { position: 0, ..state::open_file(&seen)? };
     let flags = seen.flags();
     let key = (seen.stat.st_dev, seen.stat.st_ino);
-    let first = First { task: seen.task.name.clone(), number: seen.number, object: seen.object() };
+    let first = First {
+        task: seen.task.name.clone(),
+        pid: seen.task.pid,
+        number: seen.number,
+        object: seen.object(),
+    };
     if let Some(&fd) = ctx.own.get(&key) {
         let me = Holder { pid: std::process::id(), comm: Vec::new(), fd };
         return Err(outside::refusal(&first, "it is a pipe that", Some(&me)));
