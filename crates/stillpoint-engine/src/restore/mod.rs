@@ -94,7 +94,7 @@ pub fn restore(options: RestoreOptions, observer: &mut dyn Observer) -> Result<R
         });
         match built {
             // The id of a task that was just reaped is in use for a moment longer than the task can be seen.
-            Err(error) if error.code == Code::PidTaken && !prepared.private_pids && tries < 20 => {
+            Err(error) if error.code == Code::PidTaken && !prepared.private_pids && tries < 200 => {
                 tries += 1;
                 std::thread::sleep(Duration::from_millis(5));
             }
