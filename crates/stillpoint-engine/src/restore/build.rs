@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 use stillpoint_image::VerifiedImage;
@@ -243,7 +242,7 @@ impl<'a> Builder<'a> {
         // A key on the terminal reaches this process's whole group; the child must not stop for its signal before the
         // first program, which blocks them all as well.
         let mask = signal::set_mask(u64::MAX)?;
-        let made = paused_child(id);
+        let made = clone::paused_child(id);
         signal::set_mask(mask)?;
         clone::unmap_here(self.area.start, size);
         let pid = made.map_err(|error| id_error(error, id))?;
@@ -588,21 +587,6 @@ impl Drop for Builder<'_> {
     fn drop(&mut self) {
         for made in std::mem::take(&mut self.made).into_iter().filter(|made| made.host_pid != 0) {
             super::undo::kill(made.host_pid, made.threads.into_iter().map(|(tid, _)| tid));
-        }
-    }
-}
-
-/// Makes the root. For a moment its id may still be in use when no process of `/proc` has it any more, nor has it as
-/// its session or process group: the kernel gives a number free only after that (`release_task` in kernel/exit.c).
-fn paused_child(id: u32) -> stillpoint_sys::Result<Pid> {
-    const PATIENCE: Duration = Duration::from_secs(1);
-    let start = Instant::now();
-    loop {
-        match clone::paused_child(id) {
-            Err(error) if error.errno() == Some(libc::EEXIST) && start.elapsed() < PATIENCE => {
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            made => return made,
         }
     }
 }
