@@ -151,13 +151,18 @@ impl Running {
     ///
     /// ECHILD when it is not our tracee any more.
     pub fn wait(self) -> Result<Event> {
-        match wait(self.tid, 0)? {
-            Some(event) => Ok(event.owing(self.owes_stop)),
-            None => Err(Error::Unexpected {
-                doing: "waiting for a traced thread".into(),
-                pid: Some(self.tid),
-                what: "the kernel reported neither a stop nor an end".into(),
-            }),
+        loop {
+            if let Some(event) = wait(self.tid, libc::WNOHANG)? {
+                return Ok(event.owing(self.owes_stop));
+            }
+            // The end of a process's first thread is reported when the others are reaped, and that may be left to us:
+            // to block on it alone would be for ever when all are killed.
+            if something_happens(self.tid)? != self.tid {
+                if has_ended(self.tid) {
+                    return Ok(Event::Gone(libc::SIGKILL));
+                }
+                std::thread::yield_now();
+            }
         }
     }
 
@@ -170,6 +175,29 @@ impl Running {
         let owes_stop = self.owes_stop;
         Ok(wait(self.tid, libc::WNOHANG)?.map(|event| event.owing(owes_stop)).ok_or(self))
     }
+}
+
+/// Blocks until there is something to report of any child or tracee, and leaves it to be reported; returns of which.
+fn something_happens(waiting_for: Pid) -> Result<Pid> {
+    let flags = libc::WEXITED | libc::WSTOPPED | libc::WNOWAIT | libc::__WALL;
+    loop {
+        // SAFETY: all zeroes is a valid siginfo, and it outlives the call.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: as above; the other arguments are numbers.
+        if unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) } == 0 {
+            // SAFETY: waitid fills in the fields of SIGCHLD.
+            return Ok(unsafe { info.si_pid() }.unsigned_abs());
+        }
+        let error = Error::last("waiting for a traced thread", Some(waiting_for));
+        if error.errno() != Some(libc::EINTR) {
+            return Err(error);
+        }
+    }
+}
+
+/// Whether a thread runs no more, reaped or not.
+fn has_ended(tid: Pid) -> bool {
+    crate::proc::stat::read(tid).map_or(true, |stat| matches!(stat.state, b'Z' | b'X'))
 }
 
 impl Event {

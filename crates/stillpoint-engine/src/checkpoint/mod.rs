@@ -36,6 +36,7 @@ pub fn checkpoint(options: CheckpointOptions, observer: &mut dyn Observer) -> Re
     observer.phase(Phase::Freeze, None);
     let mut tree = watch.time(Phase::Freeze, || freeze::freeze(pid, observer))?;
     let saved = save(&mut tree, destination, compression, &externals, observer, &mut watch);
+    let saved = saved.map_err(|error| tree.killed().map_or(error, Box::new));
     observer.phase(Phase::Release, None);
     let frozen_since = tree.since;
     let released = watch.time(Phase::Release, || match (&saved, fate) {

@@ -124,6 +124,21 @@ fn lost(tid: Pid) -> Box<Error> {
 }
 
 impl FrozenTree {
+    /// The error that says that somebody has killed a task since the freeze, if so: whatever else has failed, that is why.
+    #[must_use]
+    pub fn killed(&self) -> Option<Error> {
+        // The signal is seen before its work is done.
+        let ended = |task: &&FrozenTask| {
+            status::read(task.host_pid).map_or(true, |now| {
+                matches!(now.state, b'Z' | b'X')
+                    || (now.sig_pnd | now.shd_pnd) & 1 << (libc::SIGKILL - 1) != 0
+            })
+        };
+        let task = self.tasks.iter().filter(|task| !task.zombie).find(ended)?;
+        let error = Error::new(Code::NoSuchTask, "saving the tree").in_task(&task.name);
+        Some(error.cause("it was killed while it was saved"))
+    }
+
     /// Lets the tree run on. A task that somebody has killed meanwhile is passed over.
     ///
     /// # Errors

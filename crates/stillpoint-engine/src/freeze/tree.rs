@@ -86,6 +86,9 @@ impl Freezer {
             if !self.changed {
                 return Ok(());
             }
+            if Instant::now() > self.deadline {
+                return Err(would_not_stop(self.root).into());
+            }
         }
     }
 
@@ -160,10 +163,10 @@ impl Freezer {
             return Ok(Attached::Thread(Running::born(tid)));
         }
         match status.state {
-            b'Z' | b'X' if tid == pid && threads > 1 => Err(refusal(pid, Code::UnsupportedState)
-                .cause("its first thread has ended while others run on")
-                .remedy("end the process, or wait for a version that supports this")
-                .into()),
+            b'Z' | b'X' if tid == pid && threads > 1 => match first_thread(pid) {
+                First::EndedAlone => Err(ended_alone(pid)),
+                First::EndedWithAll | First::Runs => Ok(Attached::Vanished),
+            },
             b'Z' if tid == pid => Ok(Attached::Zombie),
             b'Z' | b'X' => Ok(Attached::Vanished),
             _ if status.tracer_pid != 0 => Err(refusal(pid, Code::UnsupportedState)
@@ -240,6 +243,9 @@ impl Freezer {
             } else {
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(Duration::from_millis(2));
+                if pause == Duration::from_millis(2) {
+                    self.look_for_ended(pid)?;
+                }
             }
         }
         // A process whose threads are all gone is a zombie now, or reaped; the next walk tells.
@@ -248,6 +254,22 @@ impl Freezer {
             Some(root) if !root.zombie => Ok(()),
             _ => Err(no_such_task(self.root).into()),
         }
+    }
+
+    /// The end of a process's first thread is not reported before its other threads are reaped. If all have been killed,
+    /// those that were stopped already are waited for once more; if others run on, it never comes.
+    fn look_for_ended(&mut self, pid: Pid) -> Result<()> {
+        match first_thread(pid) {
+            First::Runs => return Ok(()),
+            First::EndedAlone => return Err(ended_alone(pid)),
+            First::EndedWithAll => {}
+        }
+        if let Some(process) = self.processes.get_mut(&pid) {
+            for (&tid, held) in &mut process.threads {
+                *held = Held::Running(Running::born(tid));
+            }
+        }
+        Ok(())
     }
 
     fn put(&mut self, pid: Pid, tid: Pid, held: Held) {
@@ -325,7 +347,9 @@ impl Freezer {
             match frozen_task(pid, process) {
                 Ok(task) => tasks.push(task),
                 Err((error, threads)) => {
-                    failure.get_or_insert(error);
+                    // Whatever failed, it did so because the task was killed meanwhile.
+                    let killed = !matches!(first_thread(pid), First::Runs);
+                    failure.get_or_insert(if killed { Box::new(no_such_task(pid)) } else { error });
                     let_all_go(threads);
                 }
             }
@@ -435,6 +459,37 @@ fn frozen_thread(
     let status = status::read_thread(pid, tid)?;
     let inside = status.ns_pid.last().copied().unwrap_or(tid);
     Ok((inside, stopped.registers()?, stopped.signal_mask()?))
+}
+
+/// What has become of a process's first thread.
+enum First {
+    Runs,
+    EndedAlone,
+    EndedWithAll,
+}
+
+fn first_thread(pid: Pid) -> First {
+    // The threads of a process that is killed do not end at the same moment.
+    for _ in 0..20 {
+        let ended = |tid: Pid| {
+            status::read_thread(pid, tid).map_or(true, |status| matches!(status.state, b'Z' | b'X'))
+        };
+        if !ended(pid) {
+            return First::Runs;
+        }
+        if tasks::threads(pid).unwrap_or_default().into_iter().all(ended) {
+            return First::EndedWithAll;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    First::EndedAlone
+}
+
+fn ended_alone(pid: Pid) -> Box<Error> {
+    refusal(pid, Code::UnsupportedState)
+        .cause("its first thread has ended while others run on")
+        .remedy("end the process, or wait for a version that supports this")
+        .into()
 }
 
 /// A tool that freezes itself or its parent would wait for ever.
