@@ -73,6 +73,7 @@ fn mlock_future(_: &Ctx) -> Held {
         let mut resident = [0_u8; 4];
         sys!(libc::mincore(later.start.cast(), later.len, resident.as_mut_ptr()))?;
         ensure!(resident == [1; 4], "a new area is not locked");
+        sys!(libc::munmap(later.start.cast(), later.len))?;
         Ok(())
     }))
 }
