@@ -127,10 +127,18 @@ planted! {
     signal_action: "s" => ["threads/PID/status/SigIgn"];
     resource_limit: "l" => ["limits/Max open files"];
     no_new_privs: "v" => ["threads/PID/status/NoNewPrivs"];
-    timer_slack: "S" => ["attributes/timerslack_ns"];
     personality: "y" => ["attributes/personality"];
     process_group: "g" => ["threads/PID/status/NSpgid"];
     robust_list: "r" => ["threads/PID/traced/robust_list"];
+}
+
+#[test]
+fn timer_slack() {
+    // Another task's is shown to CAP_SYS_NICE only.
+    if !stillpoint_testkit::harness::Who::Root.can_run() {
+        return;
+    }
+    tells("S", &["attributes/timerslack_ns"]);
 }
 
 #[test]
