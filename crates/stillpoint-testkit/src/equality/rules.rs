@@ -79,6 +79,17 @@ impl Rules {
     }
 }
 
+/// For a checker without privilege.
+pub const TIMER_SLACK: Rule = Rule {
+    name: "timer-slack",
+    reason: "another task's is shown to CAP_SYS_NICE in its user namespace: to its own user in one that a restore made only",
+    apply: |record| {
+        for task in record.tasks.values_mut() {
+            drop_keys(&mut task.attributes, &["timerslack_ns"]);
+        }
+    },
+};
+
 /// Signals of interval timers become pending whenever their time comes; for workloads that hold such timers.
 pub const TIMER_SIGNALS: Rule = Rule {
     name: "timer-signals",

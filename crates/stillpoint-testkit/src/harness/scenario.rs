@@ -1,7 +1,7 @@
 //! What every workload is put through.
 
 use super::{Failure, Outcome, Who, Workload};
-use crate::equality::{PIPE_ROOM, RUNNING, Rules, TIMER_SIGNALS};
+use crate::equality::{PIPE_ROOM, RUNNING, Rules, TIMER_SIGNALS, TIMER_SLACK};
 use crate::expect;
 
 /// Workloads that write to files which the image refers to by name, at their end.
@@ -10,13 +10,14 @@ const WRITES_FILES: [&str; 2] = ["files", "shared-map"];
 /// What may differ for a workload beyond what may differ for all.
 #[must_use]
 pub fn rules_for(name: &str) -> Rules {
+    let rules = if Who::are_root() { Rules::standard() } else { Rules::standard().with(TIMER_SLACK) };
     match name {
         // Its timers go on while it is quiet.
-        "itimers" => Rules::standard().with(TIMER_SIGNALS),
-        "pipe-full" => Rules::standard().with(PIPE_ROOM),
+        "itimers" => rules.with(TIMER_SIGNALS),
+        "pipe-full" => rules.with(PIPE_ROOM),
         // Its threads are never quiet: that they are inside their waits is the point.
-        "restart" => Rules::standard().with(RUNNING),
-        _ => Rules::standard(),
+        "restart" => rules.with(RUNNING),
+        _ => rules,
     }
 }
 
