@@ -25,7 +25,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 pub use compare::{Difference, compare};
-pub use rules::{PIPE_ROOM, RUNNING, Rule, Rules, TIMER_SIGNALS, TIMER_SLACK};
+pub use rules::{PIPE_ROOM, RUNNING, Rule, Rules, SHARED_PAGES, TIMER_SIGNALS, TIMER_SLACK};
 
 /// Named values, as the kernel writes them.
 pub type Facts = BTreeMap<String, String>;

@@ -1,7 +1,7 @@
 //! What every workload is put through.
 
 use super::{Failure, Outcome, Who, Workload};
-use crate::equality::{PIPE_ROOM, RUNNING, Rules, TIMER_SIGNALS, TIMER_SLACK};
+use crate::equality::{PIPE_ROOM, RUNNING, Rules, SHARED_PAGES, TIMER_SIGNALS, TIMER_SLACK};
 use crate::expect;
 
 /// Workloads that write to files which the image refers to by name, at their end.
@@ -10,7 +10,11 @@ const WRITES_FILES: [&str; 2] = ["files", "shared-map"];
 /// What may differ for a workload beyond what may differ for all.
 #[must_use]
 pub fn rules_for(name: &str) -> Rules {
-    let rules = if Who::are_root() { Rules::standard() } else { Rules::standard().with(TIMER_SLACK) };
+    let rules = if Who::are_root() {
+        Rules::standard()
+    } else {
+        Rules::standard().with(TIMER_SLACK).with(SHARED_PAGES)
+    };
     match name {
         // Its timers go on while it is quiet.
         "itimers" => rules.with(TIMER_SIGNALS),
