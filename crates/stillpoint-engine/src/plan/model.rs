@@ -10,6 +10,7 @@ use stillpoint_image::records::{
 use stillpoint_image::{ReadAt, VerifiedImage};
 use stillpoint_sys::arch::{self, Registers};
 
+use super::contents;
 use crate::kind::external::{self, StandIn};
 use crate::memory::PAGE;
 use crate::{Code, Error, External, Result};
@@ -124,9 +125,11 @@ impl Model {
             model.processes.push(process);
         }
         match model.processes.first() {
-            Some(root) if !root.task.zombie && root.task.pid == model.header.root_pid => Ok(model),
-            _ => Err(inconsistent("no living root process".into())),
+            Some(root) if !root.task.zombie && root.task.pid == model.header.root_pid => {}
+            _ => return Err(inconsistent("no living root process".into())),
         }
+        contents::check(image, &model)?;
+        Ok(model)
     }
 
     /// Notes what stands in for open file descriptions.
