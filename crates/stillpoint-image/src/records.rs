@@ -322,6 +322,17 @@ pub struct External {
     #[prost(uint32, tag = "4")]
     pub descriptor: u32,
 }
+/// kind "eventfd"
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EventFd {
+    #[prost(message, optional, tag = "1")]
+    pub open: ::core::option::Option<OpenFile>,
+    #[prost(uint64, tag = "2")]
+    pub value: u64,
+    /// EFD_SEMAPHORE
+    #[prost(bool, tag = "3")]
+    pub semaphore: bool,
+}
 /// kind "file-name": a file that is executed or mapped
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FileName {

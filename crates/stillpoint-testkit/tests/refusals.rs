@@ -23,7 +23,7 @@ refusals! {
     root_socket_pair user_socket_pair "socket-pair" => "unsupported-file";
     root_socket_tcp user_socket_tcp "socket-tcp" => "unsupported-file";
     root_epoll user_epoll "epoll" => "unsupported-file";
-    root_eventfd user_eventfd "eventfd" => "unsupported-file";
+    root_eventfd_outside user_eventfd_outside "eventfd-outside" => "outside-tree";
     root_inotify user_inotify "inotify" => "unsupported-file";
     root_timerfd user_timerfd "timerfd" => "unsupported-file";
     root_signalfd user_signalfd "signalfd" => "unsupported-file";

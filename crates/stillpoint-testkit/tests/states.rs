@@ -71,6 +71,7 @@ states! {
     root_pipes user_pipes "pipes";
     root_pipe_full user_pipe_full "pipe-full";
     root_fifos user_fifos "fifos";
+    root_eventfds user_eventfds "eventfds";
     root_locks user_locks "locks";
     root_devs user_devs "devs";
     root_subreaper user_subreaper "subreaper";

@@ -1,7 +1,7 @@
 //! What an object's body says, whichever kind it is of.
 
 use stillpoint_image::records::{
-    DeletedFile, DeletedFileDescription, DescriptorTable, Device, Directory, External, FileIdentity,
+    DeletedFile, DeletedFileDescription, DescriptorTable, Device, Directory, EventFd, External, FileIdentity,
     FileName, FsContext, Mm, Object, OpenFile, Pipe, PipeEnd, RegularFile, SharedMemory, SignalHandlers,
     Terminal,
 };
@@ -20,6 +20,7 @@ pub(super) enum Body {
     PipeEnd(PipeEnd),
     Device(Device),
     Terminal(Terminal),
+    EventFd(EventFd),
     External(External),
     FileName(FileName),
     SharedMemory(SharedMemory),
@@ -47,6 +48,7 @@ impl Body {
             "pipe-end" | "fifo-end" => decode(object, Body::PipeEnd),
             "device" => decode(object, Body::Device),
             "terminal" => decode(object, Body::Terminal),
+            "eventfd" => decode(object, Body::EventFd),
             "external" => decode(object, Body::External),
             "file-name" => decode(object, Body::FileName),
             "shared-memory" => decode(object, Body::SharedMemory),
@@ -67,6 +69,7 @@ impl Body {
             Body::PipeEnd(body) => body.open.as_ref(),
             Body::Device(body) => body.open.as_ref(),
             Body::Terminal(body) => body.open.as_ref(),
+            Body::EventFd(body) => body.open.as_ref(),
             Body::External(body) => body.open.as_ref(),
             _ => None,
         }
@@ -94,6 +97,9 @@ impl Body {
             }
             Body::Terminal(body) => {
                 format!("{}, {} by {}", path(body.file.as_ref()), body.columns, body.rows)
+            }
+            Body::EventFd(body) => {
+                format!("value {}{}", body.value, if body.semaphore { ", a semaphore" } else { "" })
             }
             Body::External(body) => {
                 format!("{}, replaced by {}", printable(&body.seen), printable(body.replacement.as_bytes()))

@@ -97,6 +97,8 @@ pub struct Capture<'a> {
     pub(super) pipes: pipe::Pipes,
     /// The inodes of deleted files met so far, with where each was met first.
     pub(super) deleted: HashMap<(u64, u64), outside::First>,
+    /// The event counters met so far, by the kernel's number for each, with where it was met first.
+    pub(super) eventfds: HashMap<Vec<u8>, outside::First>,
     /// What the tool itself had open when the capture began, by device and inode: it must not take its own end of
     /// a pipe for nobody's.
     pub(super) own: HashMap<(u64, u64), u32>,
@@ -133,6 +135,7 @@ impl<'a> Capture<'a> {
             choices: Vec::new(),
             pipes: pipe::Pipes::default(),
             deleted: HashMap::new(),
+            eventfds: HashMap::new(),
             own: outside::own_files(tasks)?,
             externals: external::resolve(tasks, externals)?,
             replaced_terminals: HashSet::new(),

@@ -111,7 +111,7 @@ fn capture_table(task: &FrozenTask, ctx: &mut Capture<'_>, files: &mut Descripti
                 let known = &group[at];
                 if !info.rest.is_empty() && known.replaced.is_empty() {
                     let seen = ctx.see(task, number, fd, stat, info)?;
-                    super::state::open_file(&seen)?;
+                    locks::of_description(&seen, &mut record::OpenFile::default())?;
                 }
                 let chosen = external::choose(&known.replaced, task.host_pid, number);
                 (chosen.map_or(known.object, |one| one.by.0), !known.replaced.is_empty())

@@ -31,6 +31,7 @@ pub mod support;
 pub mod deleted;
 pub mod device;
 pub mod directory;
+pub mod eventfd;
 pub mod external;
 pub mod fifo;
 pub mod pipe;

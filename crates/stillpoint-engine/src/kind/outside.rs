@@ -11,9 +11,10 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, makedev, statx};
-use stillpoint_sys::proc::{holders, link, stat, tasks};
+use stillpoint_sys::proc::{fdinfo, holders, link, stat, tasks};
 use stillpoint_sys::task::{Shared, kcmp};
 
+use super::eventfd;
 use super::identity::DELETED;
 use crate::freeze::FrozenTask;
 use crate::{Code, Error, Result, TaskName};
@@ -89,6 +90,34 @@ pub(super) fn file_holder(
                 {
                     let comm = stat::read(pid).map(|stat| stat.comm).unwrap_or_default();
                     return Ok(Some((key, Holder { pid, comm, fd })));
+                }
+            }
+        }
+        Ok(None)
+    })
+}
+
+/// The first holder outside the tree of one of these event counters, with the kernel's number for it.
+pub(super) fn eventfd_holder(
+    sought: impl Fn(&[u8]) -> bool,
+    tree: &[FrozenTask],
+) -> Result<Option<(Vec<u8>, Holder)>> {
+    let except = in_tree_or_self(tree);
+    let number = |tid: u32, fd: u32| -> Option<Vec<u8>> {
+        if link::fd(tid, fd).ok()? != eventfd::LINK {
+            return None;
+        }
+        let info = fdinfo::read(tid, fd).ok()?;
+        info.value(eventfd::ID).filter(|id| sought(id)).map(<[u8]>::to_vec)
+    };
+    steady(|| {
+        for pid in tasks::processes()?.into_iter().filter(|&pid| !except(pid)) {
+            for tid in tables(pid) {
+                // Processes that end, and those of other users, are passed over.
+                let numbers = tasks::descriptors(tid).unwrap_or_default();
+                if let Some((id, fd)) = numbers.into_iter().find_map(|fd| Some((number(tid, fd)?, fd))) {
+                    let comm = stat::read(pid).map(|stat| stat.comm).unwrap_or_default();
+                    return Ok(Some((id, Holder { pid, comm, fd })));
                 }
             }
         }

@@ -4,7 +4,7 @@ use rustix::fs::{FileType, major, minor};
 
 use super::identity::{device_number, show, type_name};
 use super::support::{SupportRow, table};
-use super::{Kind, SeenFile, deleted, device, directory, external, fifo, pipe, regular, terminal};
+use super::{Kind, SeenFile, deleted, device, directory, eventfd, external, fifo, pipe, regular, terminal};
 use crate::{Code, Error};
 
 /// Every kind of open file. Adding one is adding a line here.
@@ -14,6 +14,7 @@ pub const KINDS: &[&dyn Kind] = &[
     &directory::Directory,
     &pipe::Pipe,
     &fifo::Fifo,
+    &eventfd::EventFd,
     &device::Device,
     &terminal::Terminal,
     &external::Replaced,
@@ -23,7 +24,6 @@ pub const KINDS: &[&dyn Kind] = &[
 const REFUSED: &[SupportRow] = &[
     SupportRow::refused("sockets", "of every family").operations(&["net/socket.c: socket_file_ops"]),
     SupportRow::refused("epoll", "").operations(&["fs/eventpoll.c: eventpoll_fops"]),
-    SupportRow::refused("eventfd", "").operations(&["fs/eventfd.c: eventfd_fops"]),
     SupportRow::refused("timerfd", "").operations(&["fs/timerfd.c: timerfd_fops"]),
     SupportRow::refused("signalfd", "").operations(&["fs/signalfd.c: signalfd_fops"]),
     SupportRow::refused("inotify, fanotify, dnotify", "").operations(&[
@@ -88,7 +88,6 @@ fn describe(seen: &SeenFile<'_>) -> (String, bool) {
         let name = name.strip_prefix(b"[").and_then(|name| name.strip_suffix(b"]")).unwrap_or(name);
         return match name {
             b"eventpoll" => known("an epoll instance"),
-            b"eventfd" => known("an eventfd"),
             b"timerfd" => known("a timerfd"),
             b"signalfd" => known("a signalfd"),
             b"inotify" | b"inotify_fd" => known("an inotify instance"),

@@ -38,13 +38,24 @@ const ASYNC: OFlags = OFlags::from_bits_retain(libc::O_ASYNC.cast_unsigned());
 ///
 /// [`Code::UnsupportedFileState`] by name, [`Code::Unknown`] for what the kernel shows and we do not know.
 pub(super) fn open_file(seen: &SeenFile<'_>) -> Result<record::OpenFile> {
+    open_file_with(seen, &[])
+}
+
+/// The same for a kind whose fdinfo has lines of its own, which it reads itself.
+///
+/// # Errors
+///
+/// As [`open_file`].
+pub(super) fn open_file_with(seen: &SeenFile<'_>, own: &[&[u8]]) -> Result<record::OpenFile> {
     let flags = seen.flags();
     if flags.contains(OFlags::PATH) {
         return Err(seen
             .refuse(Code::UnsupportedFileState, "it was opened with O_PATH, which is not supported yet")
             .into());
     }
-    if let Some((key, value)) = seen.info.rest.iter().find(|(key, _)| key != locks::KEY) {
+    if let Some((key, value)) =
+        seen.info.rest.iter().find(|(key, _)| key != locks::KEY && !own.contains(&&key[..]))
+    {
         let cause = format!("its fdinfo has a line that is not known: {}: {}", show(key), show(value));
         return Err(seen.refuse(Code::Unknown, cause).into());
     }

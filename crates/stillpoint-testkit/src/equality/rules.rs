@@ -313,6 +313,15 @@ const STANDARD: &[Rule] = &[
         },
     },
     Rule {
+        name: "event-counter-ids",
+        reason: "a number that the kernel gives each event counter anew; who shares one with whom is compared",
+        apply: |record| {
+            for fd in record.tasks.values_mut().flat_map(|task| task.fds.values_mut()) {
+                fd.info.remove("eventfd-id");
+            }
+        },
+    },
+    Rule {
         name: "inodes-without-names",
         reason: "pipes, deleted files and shared anonymous memory get new inodes; who shares one with whom is compared",
         apply: nameless_inodes,

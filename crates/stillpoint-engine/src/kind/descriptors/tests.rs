@@ -17,7 +17,6 @@ fn what_no_kind_recognises_is_refused_by_name() {
             rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap(),
             "an epoll instance",
         ),
-        (rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap(), "an eventfd"),
         (memfd_create("m", MemfdFlags::CLOEXEC).unwrap(), "a memfd"),
         (stillpoint_sys::task::pidfd(std::process::id()).unwrap(), "a pidfd"),
         (open("/proc/self/ns/net".as_ref(), OFlags::RDONLY), "a namespace"),

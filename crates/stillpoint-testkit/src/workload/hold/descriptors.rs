@@ -9,7 +9,7 @@ pub(super) const ALL: &[(&str, Setup)] = &[
     ("socket-pair", socket_pair),
     ("socket-tcp", socket_tcp),
     ("epoll", epoll),
-    ("eventfd", eventfd),
+    ("eventfd-outside", eventfd_outside),
     ("inotify", inotify),
     ("timerfd", timerfd),
     ("signalfd", signalfd),
@@ -73,16 +73,6 @@ fn epoll(_: &Ctx) -> Held {
         same!("events", sys!(libc::epoll_wait(fd, &raw mut event, 1, 0))?, 1);
         same!("data of the event", { event.u64 }, 42);
         Ok(())
-    }))
-}
-
-fn eventfd(_: &Ctx) -> Held {
-    let fd = sys!(libc::eventfd(5, 0))?;
-    Ok(Box::new(move || {
-        let mut value = 0_u64;
-        sys!(libc::read(fd, (&raw mut value).cast(), 8))?;
-        same!("value", value, 5);
-        sys!(libc::write(fd, (&raw const value).cast(), 8)).map(|_| ())
     }))
 }
 
@@ -164,6 +154,25 @@ fn pipe_outside(_: &Ctx) -> Held {
     crate::support::reap(middle, 0)?;
     sys!(libc::close(ends[0]))?;
     Ok(Box::new(move || sys!(libc::write(ends[1], c"x".as_ptr().cast(), 1)).map(|_| ())))
+}
+
+/// An orphan holds it too, which ends when this process does.
+fn eventfd_outside(_: &Ctx) -> Held {
+    let fd = sys!(libc::eventfd(5, 0))?;
+    let middle = sys!(libc::fork())?;
+    if middle == 0 {
+        let parent = sys!(libc::getppid())?;
+        if sys!(libc::fork()) == Ok(0) {
+            let _ = sys!(libc::setsid());
+            while sys!(libc::kill(parent, 0)).is_ok() {
+                crate::support::pause_ms(20);
+            }
+        }
+        // SAFETY: ends the process at once.
+        unsafe { libc::_exit(0) }
+    }
+    crate::support::reap(middle, 0)?;
+    open(fd)
 }
 
 fn lease(ctx: &Ctx) -> Held {

@@ -11,6 +11,7 @@ mod cwd;
 mod deleted;
 mod devs;
 mod dirs;
+mod eventfds;
 mod fifos;
 mod files;
 mod futex;
@@ -71,6 +72,7 @@ pub(crate) const ALL: &[(&str, Run)] = &[
     ("pipes", pipes::run),
     ("pipe-full", pipe_full::run),
     ("fifos", fifos::run),
+    ("eventfds", eventfds::run),
     ("locks", locks::run),
     ("devs", devs::run),
     ("subreaper", |ctx| hold::as_state(ctx, "subreaper")),

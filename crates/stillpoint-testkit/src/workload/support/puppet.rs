@@ -20,6 +20,7 @@ struct Puppet {
 const FILE: i32 = 10;
 const DUP: i32 = 11;
 const DELETED: i32 = 12;
+const EVENTS: i32 = 13;
 
 pub(crate) fn run() -> Check {
     let path = std::env::temp_dir().join(format!("sp-puppet-{}", std::process::id()));
@@ -30,6 +31,9 @@ pub(crate) fn run() -> Check {
     sys!(libc::unlink(path.as_ptr()))?;
     open_file(FILE)?;
     sys!(libc::dup2(FILE, DUP))?;
+    let events = sys!(libc::eventfd(7, 0))?;
+    sys!(libc::dup2(events, EVENTS))?;
+    sys!(libc::close(events))?;
     let mut pipe = [0; 2];
     sys!(libc::pipe2(pipe.as_mut_ptr(), 0))?;
     let memory = Map::anonymous(16 * 4096)?;
@@ -142,6 +146,7 @@ fn change(command: u8, puppet: &Puppet) -> Check {
         b'w' => sys!(libc::pwrite(DELETED, c"x".as_ptr().cast(), 1, 100)).map(|_| 0),
         b'q' => sys!(libc::write(pipe[1], c"abc".as_ptr().cast(), 3)).map(|_| 0),
         b'z' => sys!(libc::fcntl(pipe[1], libc::F_SETPIPE_SZ, 8192)),
+        b'E' => sys!(libc::write(EVENTS, (&raw const set).cast(), 8)).map(|_| 0),
         b'u' => sys!(libc::umask(0o077)).map(|_| 0),
         b'n' => sys!(libc::setpriority(libc::PRIO_PROCESS, 0, 5)),
         b'N' => sys!(libc::prctl(libc::PR_SET_NAME, c"renamed".as_ptr())),
