@@ -50,6 +50,7 @@ refusals! {
     root_posix_timer user_posix_timer "posix-timer" => "unsupported-state";
     root_seccomp user_seccomp "seccomp" => "unsupported-state";
     root_traced_child user_traced_child "traced-child" => "unsupported-state" | "would-not-freeze";
+    root_vfork user_vfork "vfork" => "would-not-freeze";
     root_shared_vm user_shared_vm "shared-vm" => "unsupported-sharing";
     root_shared_files user_shared_files "shared-files" => "unsupported-sharing";
     root_shared_fs user_shared_fs "shared-fs" => "unsupported-sharing";

@@ -45,6 +45,7 @@ states! {
     root_threads user_threads "threads";
     root_tree user_tree "tree";
     root_churn user_churn "churn";
+    root_vforks user_vforks "vforks";
     root_xsave user_xsave "xsave";
     root_rseq user_rseq "rseq";
     root_signals user_signals "signals";

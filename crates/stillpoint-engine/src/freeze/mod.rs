@@ -6,6 +6,7 @@
 //! A frozen tree runs on by itself when this process dies: tasks are seized without PTRACE_O_EXITKILL.
 
 mod tree;
+mod vfork;
 
 use std::os::fd::{AsFd, OwnedFd};
 

@@ -7,6 +7,7 @@ use stillpoint_sys::proc::{stat, status, tasks};
 use stillpoint_sys::ptrace::{self, Event, Running, Stop, Stopped, Until, options};
 use stillpoint_sys::{Pid, task};
 
+use super::vfork::{self, Released};
 use super::{FrozenTask, FrozenThread, FrozenTree};
 use crate::task::restart;
 use crate::{Code, Error, Observer, Result, TaskName};
@@ -54,6 +55,8 @@ struct Freezer {
     born: BTreeSet<Pid>,
     /// Processes that the last walk has met.
     visited: BTreeSet<Pid>,
+    /// Children that run on because their parents cannot be stopped before.
+    released: Released,
     changed: bool,
 }
 
@@ -68,6 +71,7 @@ impl Freezer {
             processes: BTreeMap::new(),
             born: BTreeSet::new(),
             visited: BTreeSet::new(),
+            released: Released::default(),
             changed: false,
         })
     }
@@ -221,10 +225,12 @@ impl Freezer {
                         Step::Stopped(thread) => {
                             progress = true;
                             self.put(pid, tid, Held::Stopped(thread));
+                            self.end_wait(tid)?;
                         }
                         Step::Gone => {
                             progress = true;
                             self.changed = true;
+                            self.end_wait(tid)?;
                         }
                     }
                 }
@@ -245,6 +251,7 @@ impl Freezer {
                 pause = (pause * 2).min(Duration::from_millis(2));
                 if pause == Duration::from_millis(2) {
                     self.look_for_ended(pid)?;
+                    self.look_for_vforks()?;
                 }
             }
         }
@@ -272,6 +279,50 @@ impl Freezer {
         Ok(())
     }
 
+    /// Lets children run on for which a thread waits that would not stop before.
+    fn look_for_vforks(&mut self) -> Result<()> {
+        let running = |process: &Process| -> Vec<Pid> {
+            let held = process.threads.iter().filter(|(_, held)| matches!(held, Held::Running(_)));
+            held.map(|(&tid, _)| tid).collect()
+        };
+        let waiting: Vec<(Pid, Pid)> = self
+            .processes
+            .iter()
+            .flat_map(|(&pid, process)| running(process).into_iter().map(move |tid| (pid, tid)))
+            .collect();
+        for (pid, tid) in waiting {
+            let Some(child) = vfork::awaited(pid, tid, self.processes.keys().copied()) else { continue };
+            if !self.released.add(child) {
+                continue;
+            }
+            if let Some(process) = self.processes.get_mut(&child.pid) {
+                for held in process.threads.values_mut() {
+                    let_run(held)?;
+                }
+            }
+        }
+        match self.released.late() {
+            Some(child) => Err(still_shares(child).into()),
+            None => Ok(()),
+        }
+    }
+
+    /// A thread has stopped or is gone: if it was waiting for a child, that is stopped as well.
+    fn end_wait(&mut self, thread: Pid) -> Result<()> {
+        let Some(child) = self.released.over(thread) else { return Ok(()) };
+        self.changed = true;
+        let threads = self.processes.get(&child).map(|process| &process.threads);
+        for held in threads.into_iter().flat_map(BTreeMap::values) {
+            if let Held::Running(running) = held {
+                match running.interrupt() {
+                    Err(error) if !vanished(&error) => return Err(error.into()),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn put(&mut self, pid: Pid, tid: Pid, held: Held) {
         if let Some(process) = self.processes.get_mut(&pid) {
             process.threads.insert(tid, held);
@@ -289,7 +340,10 @@ impl Freezer {
         };
         // Any stop clears the request to stop, so it is made anew. A signal is delivered, not held back: the
         // frame of its handler, or the end of the task, is part of the state then.
+        let runs_on = self.released.runs(pid);
         let signal = match stopped.why() {
+            // An earlier request.
+            Stop::Interrupt if runs_on => 0,
             Stop::Interrupt => return Ok(Step::Stopped(stopped)),
             Stop::Group(signal) => {
                 stopped.detach(0)?;
@@ -311,7 +365,9 @@ impl Freezer {
             Stop::Syscall => 0,
         };
         let resumed = stopped.resume(Until::Stop, signal).and_then(|running| {
-            running.interrupt()?;
+            if !runs_on {
+                running.interrupt()?;
+            }
             Ok(running)
         });
         match resumed {
@@ -376,6 +432,21 @@ enum Step {
     Moved(Running),
     Stopped(Stopped),
     Gone,
+}
+
+/// Resumes a stopped thread.
+fn let_run(held: &mut Held) -> Result<()> {
+    let Held::Stopped(stopped) = held else { return Ok(()) };
+    let tid = stopped.tid();
+    let Held::Stopped(stopped) = std::mem::replace(held, Held::Running(Running::born(tid))) else {
+        return Ok(());
+    };
+    match stopped.resume(Until::Stop, 0) {
+        Ok(running) => *held = Held::Running(running),
+        Err(error) if vanished(&error) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
 }
 
 /// Detaches threads, those that still run when they stop. What does not stop in time is let go of when this process
@@ -548,5 +619,16 @@ fn would_not_stop(pid: Pid) -> Error {
     let state = stat::read(pid).map(|stat| char::from(stat.state).to_string()).unwrap_or_default();
     refusal(pid, Code::WouldNotFreeze)
         .cause(format!("it did not stop within {} seconds (state {state})", PATIENCE.as_secs()))
-        .remedy("it waits for a device, a file server or a vfork child; try again when that has ended")
+        .remedy("it waits for a device or a file server; try again when that has ended")
+}
+
+fn still_shares(child: vfork::Child) -> Error {
+    refusal(child.parent, Code::WouldNotFreeze)
+        .object(format!("vfork child {} ({})", child.pid, name_of(child.pid)))
+        .cause(format!(
+            "thread {} waits for it, and it has neither executed a program nor ended within {} seconds",
+            child.thread,
+            vfork::PATIENCE.as_secs()
+        ))
+        .remedy("try again when it has")
 }

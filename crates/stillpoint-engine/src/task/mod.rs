@@ -33,6 +33,11 @@ pub const SUPPORT: &[SupportRow] = &[
     SupportRow::saved("threads", "5.5", ""),
     SupportRow::saved("sessions and process groups", "5.10", "led from inside or outside the tree"),
     SupportRow::saved("zombies with their exit status", "5.10", ""),
+    SupportRow::saved(
+        "vfork and posix_spawn in flight",
+        "5.10",
+        "the child runs on until it executes a program or ends, for 2 seconds at most",
+    ),
     SupportRow::saved("general purpose registers, TLS bases", "5.10", ""),
     SupportRow::saved("extended registers (XSAVE)", "5.10", "as the CPU lays them out"),
     SupportRow::saved("signal actions, masks, alternate stacks", "5.10", ""),

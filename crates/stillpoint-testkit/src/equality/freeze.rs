@@ -103,6 +103,7 @@ impl Frozen {
             if status.get("State").is_some_and(|s| s.starts_with(['Z', 'X'])) {
                 continue;
             }
+            refuse_unstoppable(pid, tid)?;
             if let Some(group_stop) = stop(tid)? {
                 process.threads.push(Stopped { tid, inner, group_stop });
                 news = true;
@@ -118,6 +119,19 @@ impl Drop for Frozen {
             let _ = ptrace(libc::PTRACE_DETACH, thread.tid, 0, 0);
         }
     }
+}
+
+/// A thread in a wait that nothing interrupts (that of vfork(2), say) could neither be stopped nor let go of again.
+fn refuse_unstoppable(pid: u32, tid: u32) -> io::Result<()> {
+    let file = format!("/proc/{pid}/task/{tid}/status");
+    for _ in 0..200 {
+        match proc::status(&file) {
+            Ok(status) if status.get("State").is_some_and(|state| state.starts_with('D')) => {}
+            _ => return Ok(()),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, format!("thread {tid} waits and cannot be stopped")))
 }
 
 /// Seizes and interrupts a thread. `None`: it has ended. Else whether it was stopped by job control.

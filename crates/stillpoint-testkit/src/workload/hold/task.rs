@@ -11,6 +11,7 @@ pub(super) const ALL: &[(&str, Setup)] = &[
     ("posix-timer", posix_timer),
     ("seccomp", seccomp),
     ("traced-child", traced_child),
+    ("vfork", vfork),
     ("shared-vm", |_| cloned(libc::CLONE_VM)),
     ("shared-files", |_| cloned(libc::CLONE_FILES)),
     ("shared-fs", |_| cloned(libc::CLONE_FS)),
@@ -109,6 +110,20 @@ extern "C" fn count_up(counter: *mut libc::c_void) -> i32 {
         pause_ms(2);
         counter.fetch_add(1, Ordering::SeqCst);
     }
+}
+
+/// A thread that waits for a child that neither executes a program nor ends.
+fn vfork(_: &Ctx) -> Held {
+    let counter = counter()?;
+    std::thread::spawn(move || {
+        let Ok(stack) = Map::anonymous(256 * 1024) else { return };
+        let top = stack.start.wrapping_add(stack.len).cast();
+        let argument = std::ptr::from_ref(counter).cast_mut().cast();
+        let _ =
+            sys!(libc::clone(count_up, top, libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD, argument));
+    });
+    until("the child runs", || counter.load(Ordering::SeqCst) > 0)?;
+    counts(counter)
 }
 
 /// A child process that shares something with its parent without being a thread.

@@ -31,6 +31,7 @@ mod sigwaits;
 mod stack;
 mod threads;
 mod tree;
+mod vforks;
 mod waits;
 mod xsave;
 
@@ -46,6 +47,7 @@ pub(crate) const ALL: &[(&str, Run)] = &[
     ("threads", threads::run),
     ("tree", tree::run),
     ("churn", churn::run),
+    ("vforks", vforks::run),
     ("xsave", xsave::run),
     ("rseq", rseq::run),
     ("signals", signals::run),
