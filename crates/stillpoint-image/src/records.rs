@@ -333,6 +333,45 @@ pub struct EventFd {
     #[prost(bool, tag = "3")]
     pub semaphore: bool,
 }
+/// kind "memfd": the inode of memfd_create(2). Contents are data records with the object's id.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Memfd {
+    /// without "memfd:"
+    #[prost(bytes = "vec", tag = "1")]
+    pub name: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
+    /// permission bits
+    #[prost(uint32, tag = "3")]
+    pub mode: u32,
+    #[prost(uint32, tag = "4")]
+    pub uid: u32,
+    #[prost(uint32, tag = "5")]
+    pub gid: u32,
+    /// F_GET_SEALS
+    #[prost(uint32, tag = "6")]
+    pub seals: u32,
+    /// of MFD_HUGETLB; 0: none
+    #[prost(uint64, tag = "7")]
+    pub huge_page_size: u64,
+    #[prost(int64, tag = "8")]
+    pub atime_sec: i64,
+    #[prost(uint32, tag = "9")]
+    pub atime_nsec: u32,
+    #[prost(int64, tag = "10")]
+    pub mtime_sec: i64,
+    #[prost(uint32, tag = "11")]
+    pub mtime_nsec: u32,
+}
+/// kind "memfd-description"
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MemfdDescription {
+    #[prost(message, optional, tag = "1")]
+    pub open: ::core::option::Option<OpenFile>,
+    /// a "memfd"
+    #[prost(uint64, tag = "2")]
+    pub file: u64,
+}
 /// kind "file-name": a file that is executed or mapped
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FileName {
@@ -713,9 +752,9 @@ pub enum Backing {
     Anonymous = 1,
     /// object: a "shared-memory"
     SharedAnonymous = 2,
-    /// object: a "file-name"
+    /// object: a "file-name", "deleted-file" or "memfd"
     PrivateFile = 3,
-    /// object: a "file-name"
+    /// object: as of a private one
     SharedFile = 4,
     Vvar = 5,
     Vdso = 6,

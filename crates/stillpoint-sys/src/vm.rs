@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 
 use crate::{Error, Pid, RemoteAddr, Result};
@@ -110,6 +111,75 @@ impl Memory {
             .write_all_at(bytes, at.0)
             .map_err(|e| Error::io("writing a task's memory by force", Some(self.pid), &e))
     }
+}
+
+/// A mapping of a file in this process, for the time of one look.
+struct Window {
+    start: *mut libc::c_void,
+    length: usize,
+}
+
+impl Window {
+    fn map(fd: impl AsFd, offset: u64, length: usize, protection: i32) -> Result<Self> {
+        let at = libc::off_t::try_from(offset).map_err(|_| Error::last("mapping a file", None))?;
+        let fd = fd.as_fd().as_raw_fd();
+        // SAFETY: a new mapping at an address of the kernel's choice takes nothing away from anybody.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, libc::MAP_SHARED, fd, at) };
+        if start == libc::MAP_FAILED {
+            return Err(Error::last("mapping a file", None));
+        }
+        Ok(Window { start, length })
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `map`, and no pointer into it outlives this.
+        unsafe { libc::munmap(self.start, self.length) };
+    }
+}
+
+/// Writes to a file through a mapping: to one of hugetlbfs, which has no write(2). The bytes must lie within the file.
+///
+/// # Errors
+///
+/// ENOMEM when there are not enough huge pages.
+pub fn write_mapped(fd: impl AsFd, offset: u64, bytes: &[u8], page: u64) -> Result<()> {
+    let inside = usize::try_from(offset % page).unwrap_or(0);
+    let length = (inside + bytes.len()).next_multiple_of(usize::try_from(page).unwrap_or(1));
+    let window = Window::map(fd, offset - offset % page, length, libc::PROT_READ | libc::PROT_WRITE)?;
+    // SAFETY: the window spans `length` bytes, of which `inside + bytes.len()` are used; a shared mapping has reserved
+    // its huge pages, so none is missing. Nobody else of this process knows of it.
+    unsafe {
+        let to = window.start.cast::<u8>().add(inside);
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+    }
+    Ok(())
+}
+
+/// Whether the last page of a file holds anything past the file's end, where only mappings reach. The file must not
+/// change meanwhile.
+///
+/// # Errors
+///
+/// When the file cannot be mapped for reading.
+pub fn written_past_end(fd: impl AsFd) -> Result<bool> {
+    const PAGE: usize = 4096;
+    let stat = rustix::fs::fstat(&fd).map_err(|errno| Error::Errno {
+        doing: "reading the size of a file".into(),
+        pid: None,
+        errno: errno.raw_os_error(),
+    })?;
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    let inside = usize::try_from(size % PAGE as u64).unwrap_or(0);
+    if inside == 0 {
+        return Ok(false);
+    }
+    let window = Window::map(fd, size - inside as u64, PAGE, libc::PROT_READ)?;
+    // SAFETY: the page holds the file's last bytes, so it is within the file as the kernel counts, and stays so for
+    // the caller says that the file does not change. Volatile: others may map it too.
+    let rest = (inside..PAGE).map(|at| unsafe { window.start.cast::<u8>().add(at).read_volatile() });
+    Ok(rest.into_iter().any(|byte| byte != 0))
 }
 
 fn remote_iovec(piece: &Piece) -> libc::iovec {

@@ -27,7 +27,8 @@ refusals! {
     root_inotify user_inotify "inotify" => "unsupported-file";
     root_timerfd user_timerfd "timerfd" => "unsupported-file";
     root_signalfd user_signalfd "signalfd" => "unsupported-file";
-    root_memfd user_memfd "memfd" => "unsupported-file";
+    root_memfd_outside user_memfd_outside "memfd-outside" => "outside-tree";
+    root_shared_outside user_shared_outside "shared-outside" => "outside-tree";
     root_io_uring user_io_uring "io-uring" => "unsupported-file";
     root_userfaultfd user_userfaultfd "userfaultfd" => "unsupported-file";
     root_pidfd user_pidfd "pidfd" => "unsupported-file";

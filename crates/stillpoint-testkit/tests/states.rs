@@ -73,6 +73,8 @@ states! {
     root_pipe_full user_pipe_full "pipe-full";
     root_fifos user_fifos "fifos";
     root_eventfds user_eventfds "eventfds";
+    root_memfds user_memfds "memfds";
+    root_deleted_map user_deleted_map "deleted-map";
     root_locks user_locks "locks";
     root_devs user_devs "devs";
     root_subreaper user_subreaper "subreaper";

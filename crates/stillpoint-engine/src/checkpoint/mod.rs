@@ -134,6 +134,7 @@ fn collect(tree: &mut FrozenTree, externals: &[External]) -> Result<Collected> {
         tasks.push((relations.complete(task), captured.threads));
     }
     refuse_stopped(tree)?;
+    shared.refuse_outsiders(&tree.tasks)?;
     let shared = shared.finish(&mut objects);
     let (objects, contents) = objects.into_parts();
     let header = header::header(&tasks, choices, private_pids, relations.foreign(), vdso)?;

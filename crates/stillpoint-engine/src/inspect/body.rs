@@ -2,8 +2,8 @@
 
 use stillpoint_image::records::{
     DeletedFile, DeletedFileDescription, DescriptorTable, Device, Directory, EventFd, External, FileIdentity,
-    FileName, FsContext, Mm, Object, OpenFile, Pipe, PipeEnd, RegularFile, SharedMemory, SignalHandlers,
-    Terminal,
+    FileName, FsContext, Memfd, MemfdDescription, Mm, Object, OpenFile, Pipe, PipeEnd, RegularFile,
+    SharedMemory, SignalHandlers, Terminal,
 };
 use stillpoint_image::{Message, RecordError};
 
@@ -21,6 +21,8 @@ pub(super) enum Body {
     Device(Device),
     Terminal(Terminal),
     EventFd(EventFd),
+    Memfd(Memfd),
+    MemfdDescription(MemfdDescription),
     External(External),
     FileName(FileName),
     SharedMemory(SharedMemory),
@@ -49,6 +51,8 @@ impl Body {
             "device" => decode(object, Body::Device),
             "terminal" => decode(object, Body::Terminal),
             "eventfd" => decode(object, Body::EventFd),
+            "memfd" => decode(object, Body::Memfd),
+            "memfd-description" => decode(object, Body::MemfdDescription),
             "external" => decode(object, Body::External),
             "file-name" => decode(object, Body::FileName),
             "shared-memory" => decode(object, Body::SharedMemory),
@@ -70,6 +74,7 @@ impl Body {
             Body::Device(body) => body.open.as_ref(),
             Body::Terminal(body) => body.open.as_ref(),
             Body::EventFd(body) => body.open.as_ref(),
+            Body::MemfdDescription(body) => body.open.as_ref(),
             Body::External(body) => body.open.as_ref(),
             _ => None,
         }
@@ -84,6 +89,11 @@ impl Body {
             | Body::FileName(FileName { file }) => path(file.as_ref()),
             Body::DeletedFile(body) => format!("{} (deleted)", path(body.file.as_ref())),
             Body::DeletedFileDescription(body) => referred(image, body.file),
+            Body::Memfd(body) => {
+                let huge = if body.huge_page_size == 0 { "" } else { " of huge pages" };
+                format!("{}, {} bytes{huge}, seals {:#x}", memfd(body), body.size, body.seals)
+            }
+            Body::MemfdDescription(body) => referred(image, body.file),
             Body::Pipe(Pipe { fifo: Some(fifo), queued, .. }) => {
                 format!("{}, {queued} bytes in it", printable(&fifo.path))
             }
@@ -136,10 +146,16 @@ pub(super) fn referred<S>(image: &Saved<S>, id: u64) -> String {
         Some(object) => match Body::of(object) {
             Body::FileName(body) => path(body.file.as_ref()),
             Body::DeletedFile(body) => format!("{} (deleted)", path(body.file.as_ref())),
+            Body::Memfd(body) => memfd(&body),
             _ => format!("{} [{id}]", printable(object.kind.as_bytes())),
         },
         None => format!("missing object {id}"),
     }
+}
+
+/// As the kernel shows it.
+fn memfd(body: &Memfd) -> String {
+    format!("/memfd:{} (deleted)", printable(&body.name))
 }
 
 pub(super) fn path(file: Option<&FileIdentity>) -> String {

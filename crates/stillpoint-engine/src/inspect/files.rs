@@ -115,8 +115,13 @@ fn describe<S>(image: &Saved<S>, file: u64) -> OpenDescriptor {
             let body = Body::of(object);
             let kind = printable(object.kind.as_bytes());
             // Pipes and terminals keep a position that means nothing.
-            let positioned =
-                matches!(body, Body::RegularFile(_) | Body::DeletedFileDescription(_) | Body::Directory(_));
+            let positioned = matches!(
+                body,
+                Body::RegularFile(_)
+                    | Body::DeletedFileDescription(_)
+                    | Body::Directory(_)
+                    | Body::MemfdDescription(_)
+            );
             let flags = body.open().map(|open| flag_names(open.flags)).unwrap_or_default();
             let position = body.open().filter(|_| positioned).map(|open| open.position);
             (kind, body.describe(image), flags, position)

@@ -34,6 +34,20 @@ pub struct SeenFile<'a> {
     pub filesystem: Option<String>,
 }
 
+impl<'a> SeenFile<'a> {
+    /// A file without a name that is mapped and may be open nowhere: what there is to know of its inode.
+    pub(crate) fn mapped(task: &'a FrozenTask, fd: OwnedFd, link: Vec<u8>) -> Result<Self> {
+        let failed = |errno| Box::new(Error::new(Code::Failed, "looking at a mapped file").cause(errno));
+        let stat = rustix::fs::fstat(&fd).map_err(failed)?;
+        let own = std::process::id();
+        let info = proc::fdinfo::read(own, fd.as_raw_fd().unsigned_abs())?;
+        let mounts = proc::mountinfo::read(own)?;
+        let mount = mounts.into_iter().find(|mount| mount.id == info.mnt_id);
+        let filesystem = mount.map(|mount| String::from_utf8_lossy(&mount.fs_type).into_owned());
+        Ok(SeenFile { task, number: 0, fd, link, stat, info, filesystem })
+    }
+}
+
 impl SeenFile<'_> {
     /// The file's type.
     #[must_use]
@@ -96,7 +110,7 @@ pub struct Capture<'a> {
     /// The pipes and FIFOs met so far.
     pub(super) pipes: pipe::Pipes,
     /// The inodes of deleted files met so far, with where each was met first.
-    pub(super) deleted: HashMap<(u64, u64), outside::First>,
+    pub(super) deleted: HashMap<(u64, u64), (outside::First, &'static str)>,
     /// The event counters met so far, by the kernel's number for each, with where it was met first.
     pub(super) eventfds: HashMap<Vec<u8>, outside::First>,
     /// What the tool itself had open when the capture began, by device and inode: it must not take its own end of

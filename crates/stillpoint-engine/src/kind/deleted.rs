@@ -19,7 +19,7 @@ use super::identity::{self, Naming, cannot_open, differs, show};
 use super::outside::{self, First};
 use super::rebuild::{Check, Held};
 use super::state::TMPFILE;
-use super::{Capture, Key, Kind, Met, Rebuild, SeenFile, Source, State, SupportRow};
+use super::{Capture, Key, Kind, Met, Objects, Rebuild, SeenFile, Source, State, SupportRow};
 use super::{decode, filesystem, inconsistent, record, required, state};
 use crate::{Code, Error, Result};
 
@@ -31,7 +31,7 @@ mod tests;
 pub struct Deleted;
 
 /// The object of the inode.
-const INODE: &str = "deleted-file";
+pub(super) const INODE: &str = "deleted-file";
 const DESCRIPTION: &str = "deleted-file-description";
 
 impl Kind for Deleted {
@@ -66,7 +66,8 @@ impl Kind for Deleted {
         let key = (seen.stat.st_dev, seen.stat.st_ino);
         let inode = ctx.objects.meet(Key::DeletedFile(key.0, key.1));
         if let Met::New(id) = inode {
-            capture_inode(id, &seen, ctx)?;
+            let magic = ctx.magic(&seen)?;
+            capture_inode(id, &seen, magic, ctx.objects)?;
             let first = First {
                 task: seen.task.name.clone(),
                 pid: seen.task.pid,
@@ -77,7 +78,7 @@ impl Kind for Deleted {
                 let me = outside::Holder { pid: std::process::id(), comm: Vec::new(), fd };
                 return Err(outside::refusal(&first, WHAT, Some(&me)));
             }
-            ctx.deleted.insert(key, first);
+            ctx.deleted.insert(key, (first, WHAT));
         }
         let body = record::DeletedFileDescription { open: Some(open), file: inode.id() };
         Ok(ctx.objects.add(self.name(), &body))
@@ -90,7 +91,7 @@ impl Kind for Deleted {
         let files: HashSet<_> = ctx.deleted.keys().copied().collect();
         match outside::file_holder(&files, FileType::RegularFile, ctx.tasks)? {
             Some((key, holder)) => match ctx.deleted.get(&key) {
-                Some(first) => Err(outside::refusal(first, WHAT, Some(&holder))),
+                Some((first, what)) => Err(outside::refusal(first, what, Some(&holder))),
                 None => Ok(()),
             },
             None => Ok(()),
@@ -161,8 +162,8 @@ impl Kind for Deleted {
 
 const WHAT: &str = "it is a deleted file that";
 
-fn capture_inode(id: u64, seen: &SeenFile<'_>, ctx: &mut Capture<'_>) -> Result<()> {
-    let magic = ctx.magic(seen)?;
+/// Saves the inode itself, also of one that is only mapped.
+pub(super) fn capture_inode(id: u64, seen: &SeenFile<'_>, magic: u64, objects: &mut Objects) -> Result<()> {
     let refuse = |cause: String| -> Result<()> { Err(seen.refuse(Code::UnsupportedFileState, cause).into()) };
     let file = match identity::naming(&seen.link, &seen.stat, magic)? {
         Naming::Deleted(file) => file,
@@ -193,9 +194,9 @@ fn capture_inode(id: u64, seen: &SeenFile<'_>, ctx: &mut Capture<'_>) -> Result<
         atime_sec: seen.stat.st_atime,
         atime_nsec: u32::try_from(seen.stat.st_atime_nsec).unwrap_or(0),
     };
-    ctx.objects.put(id, INODE, &body);
+    objects.put(id, INODE, &body);
     if !extents.is_empty() {
-        ctx.objects.content(id, Source::File { fd: own, extents });
+        objects.content(id, Source::File { fd: own, extents, zero_elided: false });
     }
     Ok(())
 }
@@ -231,7 +232,7 @@ fn refuse_attributes(seen: &SeenFile<'_>) -> Result<()> {
 }
 
 /// What of a file holds data.
-fn extents(fd: &OwnedFd) -> Result<Vec<record::Extent>, Errno> {
+pub(super) fn extents(fd: &OwnedFd) -> Result<Vec<record::Extent>, Errno> {
     let mut extents = Vec::new();
     let mut at = 0;
     loop {
@@ -258,7 +259,9 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 #[derive(Debug)]
 pub(super) struct HeldFile {
     /// A descriptor of the restore's own, open for writing.
-    fd: OwnedFd,
+    pub(super) fd: OwnedFd,
+    /// One that is open for reading alone, for mappings.
+    pub(super) reader: OwnedFd,
     /// The open file descriptions, by object, until they are taken.
     descriptions: HashMap<u64, OwnedFd>,
 }
@@ -395,7 +398,8 @@ fn open_named(parent: &Parent, name: &[u8], fd: OwnedFd, wanted: &[Wanted]) -> R
         return Err(Errno::STALE);
     }
     unlinkat(&parent.directory, name, AtFlags::empty())?;
-    Ok(HeldFile { fd, descriptions: opened? })
+    let reader = identity::reopen(&fd, OFlags::RDONLY)?;
+    Ok(HeldFile { fd, reader, descriptions: opened? })
 }
 
 fn make_nameless(parent: &Parent, wanted: &[Wanted]) -> Result<HeldFile, Errno> {
@@ -415,7 +419,8 @@ fn make_nameless(parent: &Parent, wanted: &[Wanted]) -> Result<HeldFile, Errno> 
     for wanted in wanted.iter().filter(|wanted| !wanted.flags.contains(TMPFILE)) {
         descriptions.insert(wanted.id, identity::reopen(&fd, wanted.flags | OFlags::NOCTTY)?);
     }
-    Ok(HeldFile { fd, descriptions })
+    let reader = identity::reopen(&fd, OFlags::RDONLY)?;
+    Ok(HeldFile { fd, reader, descriptions })
 }
 
 fn same(a: &OwnedFd, b: &OwnedFd) -> Result<bool, Errno> {
@@ -423,7 +428,7 @@ fn same(a: &OwnedFd, b: &OwnedFd) -> Result<bool, Errno> {
     Ok((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
 }
 
-fn write_at(fd: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> Result<(), Errno> {
+pub(super) fn write_at(fd: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> Result<(), Errno> {
     while !bytes.is_empty() {
         match rustix::io::pwrite(fd, bytes, offset) {
             Ok(count) => {

@@ -253,6 +253,7 @@ pub fn rebuild_all<'a>(
     }
     Ok(Rebuilt {
         files,
+        inodes: ctx.take_inodes(),
         notes: std::mem::take(&mut ctx.notes),
         terminal: ctx.terminal.take(),
         created: std::mem::take(&mut ctx.opened.created),

@@ -22,6 +22,7 @@ pub mod capture;
 pub mod descriptors;
 pub mod identity;
 pub mod locks;
+pub mod mapped;
 pub mod objects;
 pub mod place;
 pub mod rebuild;
@@ -34,12 +35,13 @@ pub mod directory;
 pub mod eventfd;
 pub mod external;
 pub mod fifo;
+pub mod memfd;
 pub mod pipe;
 pub mod regular;
 pub mod terminal;
 
 mod filesystem;
-mod outside;
+pub(crate) mod outside;
 mod state;
 
 #[cfg(test)]
@@ -48,7 +50,7 @@ mod testing;
 pub use capture::{Capture, SeenFile};
 pub use objects::{Content, Key, Met, Objects, Source};
 pub use place::Place;
-pub use rebuild::{Contents, Rebuild, Rebuilt};
+pub use rebuild::{Contents, Inode, Rebuild, Rebuilt};
 pub use stillpoint_image::records as record;
 pub use support::{State, SupportRow};
 

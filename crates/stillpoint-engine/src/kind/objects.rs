@@ -1,6 +1,7 @@
 //! The object table of a checkpoint: one id for each kernel object, saved once, whoever shares it.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
@@ -14,7 +15,7 @@ use crate::{Code, Error, Result};
 pub enum Key {
     /// A pipe or FIFO, by device and inode.
     Pipe(u64, u64),
-    /// The inode of a deleted file, by device and inode.
+    /// The inode of a deleted file or memfd, by device and inode.
     DeletedFile(u64, u64),
     /// A file that is executed or mapped, by device, inode and the path that it was reached by.
     FileName(u64, u64, Vec<u8>),
@@ -61,6 +62,8 @@ pub enum Source {
         fd: OwnedFd,
         /// What of it holds data.
         extents: Vec<record::Extent>,
+        /// Whether pages of zero bytes are left out: of a file that does not tell its holes.
+        zero_elided: bool,
     },
 }
 
@@ -92,7 +95,7 @@ impl Content {
                 }
                 Ok(())
             }
-            Source::File { fd, extents } => {
+            Source::File { fd, extents, zero_elided } => {
                 let mut buffer = vec![0; CHUNK];
                 for extent in extents {
                     let end = extent.offset + extent.length;
@@ -105,7 +108,13 @@ impl Content {
                             Err(Errno::INTR) => continue,
                             Err(errno) => return Err(unreadable(errno)),
                         };
-                        sink(offset, &buffer[..got])?;
+                        if *zero_elided {
+                            for run in runs(&buffer[..got]) {
+                                sink(offset + run.start as u64, &buffer[run])?;
+                            }
+                        } else {
+                            sink(offset, &buffer[..got])?;
+                        }
                         offset += got as u64;
                     }
                 }
@@ -113,6 +122,20 @@ impl Content {
             }
         }
     }
+}
+
+/// The parts of a buffer, in whole pages but for the last, that are not zero.
+fn runs(bytes: &[u8]) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    let page = usize::try_from(crate::memory::PAGE).unwrap_or(1);
+    for (n, part) in bytes.chunks(page).enumerate().filter(|(_, part)| part.iter().any(|&byte| byte != 0)) {
+        let (start, end) = (n * page, n * page + part.len());
+        match runs.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            _ => runs.push(start..end),
+        }
+    }
+    runs
 }
 
 fn unreadable(cause: impl std::fmt::Display) -> Box<Error> {
@@ -150,6 +173,18 @@ impl Objects {
         let id = self.reserve();
         self.met.insert(key, id);
         Met::New(id)
+    }
+
+    /// The id of a shared object, if it was met before.
+    #[must_use]
+    pub fn known(&self, key: &Key) -> Option<u64> {
+        self.met.get(key).copied()
+    }
+
+    /// The record of an id, once it was made.
+    #[must_use]
+    pub fn record(&self, id: u64) -> Option<&record::Object> {
+        self.records.iter().rev().find(|object| object.id == id)
     }
 
     /// Makes the record of a reserved id.
@@ -207,7 +242,10 @@ mod tests {
         let file = rustix::fs::memfd_create("contents", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         rustix::fs::ftruncate(&file, 3 << 20).unwrap();
         let extent = record::Extent { offset: 4096, length: (2 << 20) + 5 };
-        let content = Content { object: 1, source: Source::File { fd: file, extents: vec![extent] } };
+        let content = Content {
+            object: 1,
+            source: Source::File { fd: file, extents: vec![extent], zero_elided: false },
+        };
         assert_eq!(content.length(), (2 << 20) + 5);
         let mut seen = Vec::new();
         content
@@ -220,5 +258,13 @@ mod tests {
         let Source::File { fd, .. } = &content.source else { unreachable!() };
         rustix::fs::ftruncate(fd, 1 << 20).unwrap();
         assert!(content.stream(&mut |_, _| Ok(())).is_err());
+    }
+
+    #[test]
+    fn pages_of_zeroes_are_cut_out() {
+        let mut bytes = vec![0; 5 * 4096 + 10];
+        assert_eq!(runs(&bytes), []);
+        (bytes[4095], bytes[4096], bytes[4 * 4096], bytes[5 * 4096 + 9]) = (1, 1, 1, 1);
+        assert_eq!(runs(&bytes), [0..2 * 4096, 4 * 4096..5 * 4096 + 10]);
     }
 }

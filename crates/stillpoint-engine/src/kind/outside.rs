@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, makedev, statx};
-use stillpoint_sys::proc::{fdinfo, holders, link, stat, tasks};
+use stillpoint_sys::proc::{fdinfo, holders, link, maps, stat, tasks};
 use stillpoint_sys::task::{Shared, kcmp};
 
 use super::eventfd;
@@ -119,6 +119,36 @@ pub(super) fn eventfd_holder(
                     let comm = stat::read(pid).map(|stat| stat.comm).unwrap_or_default();
                     return Ok(Some((id, Holder { pid, comm, fd })));
                 }
+            }
+        }
+        Ok(None)
+    })
+}
+
+/// A process outside the tree that maps something.
+#[derive(Debug)]
+pub(crate) struct Mapper {
+    /// Device and inode of what it maps, as `maps` shows them.
+    pub(crate) file: (u64, u64),
+    pub(crate) pid: u32,
+    pub(crate) comm: Vec<u8>,
+}
+
+/// The first process outside the tree that maps one of these files, with the file's device and inode as `maps` shows
+/// them. An ordinary user sees only its own processes.
+pub(crate) fn mapping_holder(
+    sought: impl Fn(&(u64, u64)) -> bool,
+    tree: &[FrozenTask],
+) -> Result<Option<Mapper>> {
+    let except = in_tree_or_self(tree);
+    steady(|| {
+        for pid in tasks::processes()?.into_iter().filter(|&pid| !except(pid)) {
+            // Processes that end, and those of other users, are passed over.
+            let areas = maps::read(pid).unwrap_or_default();
+            let mut keys = areas.iter().map(|area| (makedev(area.dev.0, area.dev.1), area.inode));
+            if let Some(key) = keys.find(|key| key.1 != 0 && sought(key)) {
+                let comm = stat::read(pid).map(|stat| stat.comm).unwrap_or_default();
+                return Ok(Some(Mapper { file: key, pid, comm }));
             }
         }
         Ok(None)

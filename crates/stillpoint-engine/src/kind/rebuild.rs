@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
-use super::{Place, deleted, external, inconsistent, record, terminal};
+use super::{Place, deleted, external, inconsistent, memfd, record, terminal};
 use crate::Result;
 
 /// Reads the contents of an object from the image, in ascending order of offset.
@@ -60,6 +60,7 @@ impl<'a> Check<'a> {
 pub(super) enum Held {
     Pipe(HeldPipe),
     DeletedFile(deleted::HeldFile),
+    Memfd(memfd::HeldMemfd),
 }
 
 /// A pipe or FIFO whose ends are being made.
@@ -132,6 +133,16 @@ impl<'a> Rebuild<'a> {
     pub(super) fn held(&mut self, id: u64) -> Option<&mut Held> {
         self.held.get_mut(&id)
     }
+
+    /// What areas of memory may map of files without a name, by object.
+    pub(super) fn take_inodes(&mut self) -> HashMap<u64, Inode> {
+        let inode = |held| match held {
+            Held::Pipe(_) => None,
+            Held::DeletedFile(file) => Some(Inode { writer: file.fd, reader: file.reader, late_seals: 0 }),
+            Held::Memfd(held) => Some(held.into_inode()),
+        };
+        self.held.drain().filter_map(|(id, held)| Some((id, inode(held)?))).collect()
+    }
 }
 
 /// The open files of an image, rebuilt.
@@ -139,10 +150,40 @@ impl<'a> Rebuild<'a> {
 pub struct Rebuilt {
     /// One descriptor, close-on-exec, for each open file description, by object.
     pub files: HashMap<u64, OwnedFd>,
+    /// Files without a name that areas may map, by object.
+    pub inodes: HashMap<u64, Inode>,
     /// What the user should know.
     pub notes: Vec<String>,
     /// How the tree had set its terminal, to be applied when nothing can fail any more.
     pub terminal: Option<terminal::Settings>,
     /// Files that were made for what reached outside; they go when this is dropped.
     pub created: Vec<external::Created>,
+}
+
+/// A file without a name, rebuilt, as far as areas of memory need it.
+#[derive(Debug)]
+pub struct Inode {
+    /// Open for reading and writing.
+    pub writer: OwnedFd,
+    /// Open for reading alone: what is mapped through it cannot be made writable.
+    pub reader: OwnedFd,
+    /// Seals that are added when everything is mapped: they let be what is mapped before.
+    pub late_seals: u32,
+}
+
+impl Inode {
+    /// The descriptor to map through.
+    #[must_use]
+    pub fn descriptor(&self, writable: bool) -> &OwnedFd {
+        if writable { &self.writer } else { &self.reader }
+    }
+
+    /// Adds the seals that had to wait.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answered.
+    pub fn seal(&self) -> Result<()> {
+        memfd::seal(&self.writer, self.late_seals)
+    }
 }

@@ -4,7 +4,9 @@ use rustix::fs::{FileType, major, minor};
 
 use super::identity::{device_number, show, type_name};
 use super::support::{SupportRow, table};
-use super::{Kind, SeenFile, deleted, device, directory, eventfd, external, fifo, pipe, regular, terminal};
+use super::{
+    Kind, SeenFile, deleted, device, directory, eventfd, external, fifo, memfd, pipe, regular, terminal,
+};
 use crate::{Code, Error};
 
 /// Every kind of open file. Adding one is adding a line here.
@@ -15,6 +17,7 @@ pub const KINDS: &[&dyn Kind] = &[
     &pipe::Pipe,
     &fifo::Fifo,
     &eventfd::EventFd,
+    &memfd::Memfd,
     &device::Device,
     &terminal::Terminal,
     &external::Replaced,
@@ -32,7 +35,8 @@ const REFUSED: &[SupportRow] = &[
     ]),
     SupportRow::refused("pidfd", "")
         .operations(&["fs/pidfs.c: pidfs_file_operations", "kernel/fork.c: pidfd_fops"]),
-    SupportRow::refused("memfd, secretmem", "").operations(&["mm/secretmem.c: secretmem_fops"]),
+    SupportRow::refused("secretmem", "the kernel shows its contents to nobody")
+        .operations(&["mm/secretmem.c: secretmem_fops"]),
     SupportRow::refused("io_uring", "").operations(&["io_uring/io_uring.c: io_uring_fops"]),
     SupportRow::refused("userfaultfd", "").operations(&["fs/userfaultfd.c: userfaultfd_fops"]),
     SupportRow::refused("performance counters, BPF objects", "")
@@ -107,9 +111,7 @@ fn describe(seen: &SeenFile<'_>) -> (String, bool) {
     match seen.file_type() {
         FileType::Socket => known("a socket"),
         FileType::RegularFile | FileType::Directory if seen.filesystem.is_none() => {
-            if link.starts_with(b"/memfd:") {
-                known("a memfd")
-            } else if link.starts_with(b"/secretmem") {
+            if link.starts_with(b"/secretmem") {
                 known("secret memory")
             } else if link.starts_with(b"/dev/zero (deleted)") {
                 known("a shared mapping of /dev/zero")

@@ -1,6 +1,7 @@
 //! The areas of a process: recognised by what the kernel shows of them, and refused where it shows something that
 //! nothing here rebuilds.
 
+use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -12,7 +13,7 @@ use stillpoint_sys::proc::{auxv, stat};
 
 use super::shared::SharedAreas;
 use crate::freeze::FrozenTask;
-use crate::kind::{Key, Met, Objects, identity};
+use crate::kind::{Key, Met, Objects, identity, mapped};
 use crate::task::ProcessAnswers;
 use crate::{Code, Error, Result};
 
@@ -121,7 +122,14 @@ pub fn capture(
     shared: &mut SharedAreas,
 ) -> Result<CapturedMm> {
     let pid = task.host_pid;
-    let mut capture = Capture { task, objects, shared, pages: PageMap::open(pid)?, ranges: Vec::new() };
+    let mut capture = Capture {
+        task,
+        objects,
+        shared,
+        pages: PageMap::open(pid)?,
+        ranges: Vec::new(),
+        nameless: HashSet::new(),
+    };
     let mut records = Vec::with_capacity(areas.seen.len());
     for seen in &areas.seen {
         let record = capture.area(seen).map_err(|error| {
@@ -164,6 +172,8 @@ struct Capture<'a> {
     shared: &'a mut SharedAreas,
     pages: PageMap,
     ranges: Vec<PageRange>,
+    /// Objects of files without a name that areas map.
+    nameless: HashSet<u64>,
 }
 
 impl Capture<'_> {
@@ -189,6 +199,7 @@ impl Capture<'_> {
         match (anonymous, map.perms.shared) {
             (true, false) => self.anonymous(seen).map(Some),
             (false, true) if is_shared_anonymous(seen) => {
+                self.shared.watch(self.task, seen);
                 let object = self.shared.meet(self.objects, self.task.host_pid, seen);
                 Ok(Some(record(seen, Backing::SharedAnonymous, object)))
             }
@@ -217,30 +228,37 @@ impl Capture<'_> {
             self.private_pages(seen, false)?;
         }
         let backing = if shared { Backing::SharedFile } else { Backing::PrivateFile };
-        Ok(Area { opened_writable: shared && seen.has_flag(b"mw"), ..record(seen, backing, object) })
+        let nameless = self.nameless.contains(&object);
+        if nameless && shared {
+            self.shared.watch(self.task, seen);
+        }
+        // Mapped through a descriptor that can write, and yet not to be made writable: its file is sealed against
+        // writing (mm/mmap.c, from Linux 6.7 on). A file that has a name cannot be.
+        let sealed = nameless && seen.has_flag(b"sh") && mapped::is_write_sealed(self.objects, object)?;
+        Ok(Area {
+            opened_writable: shared && (seen.has_flag(b"mw") || sealed),
+            ..record(seen, backing, object)
+        })
     }
 
     fn mapped_file(&mut self, seen: &Seen) -> Result<u64> {
         let map = &seen.map;
         let device = rustix::fs::makedev(map.dev.0, map.dev.1);
-        let id = match self.objects.meet(Key::FileName(device, map.inode, map.name.clone())) {
-            Met::Known(id) => return Ok(id),
-            Met::New(id) => id,
-        };
-        let path = std::path::Path::new(std::ffi::OsStr::from_bytes(&map.name));
-        let stat = rustix::fs::lstat(path).map_err(|errno| {
-            if map.name.ends_with(b" (deleted)") {
-                *refused("it maps a deleted file; not supported yet")
-            } else {
-                Error::new(Code::UnsupportedArea, "saving an area")
-                    .cause(format!("its file cannot be looked up: {errno}"))
-            }
-        })?;
-        if (stat.st_dev, stat.st_ino) != (device, map.inode) {
-            let cause =
-                "its file's name leads to another file now: it was deleted, renamed over or mounted over";
-            return Err(refused(cause));
+        let key = Key::FileName(device, map.inode, map.name.clone());
+        if let Some(id) = self.objects.known(&key) {
+            return Ok(id);
         }
+        let path = std::path::Path::new(std::ffi::OsStr::from_bytes(&map.name));
+        // A file may really be called "x (deleted)", so its name is looked up before that is believed.
+        let stat = match rustix::fs::lstat(path) {
+            Ok(stat) if (stat.st_dev, stat.st_ino) == (device, map.inode) => stat,
+            Err(errno) if !map.name.ends_with(b" (deleted)") => {
+                return Err(Error::new(Code::UnsupportedArea, "saving an area")
+                    .cause(format!("its file cannot be looked up: {errno}"))
+                    .into());
+            }
+            _ => return self.nameless_file(seen, device),
+        };
         if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
             return Err(refused("it maps something that is no regular file"));
         }
@@ -249,7 +267,15 @@ impl Capture<'_> {
             .f_type;
         let filesystem = filesystem.cast_unsigned() & 0xffff_ffff;
         let file = identity::identity(&map.name, &stat, filesystem);
+        let id = self.objects.meet(key).id();
         self.objects.put(id, "file-name", &FileName { file: Some(file) });
+        Ok(id)
+    }
+
+    fn nameless_file(&mut self, seen: &Seen, device: u64) -> Result<u64> {
+        let map = &seen.map;
+        let id = mapped::capture(self.task, (map.start, map.end), (device, map.inode), self.objects)?;
+        self.nameless.insert(id);
         Ok(id)
     }
 
@@ -358,7 +384,6 @@ fn is_shared_anonymous(seen: &Seen) -> bool {
 fn refuse_special_file(name: &[u8]) -> Result<()> {
     let known: &[(&[u8], &str)] = &[
         (b"/SYSV", "it is System V shared memory; not supported yet"),
-        (b"/memfd:", "it maps a memfd; not supported yet"),
         (b"/[aio]", "it is a ring of asynchronous I/O (io_setup), whose state the kernel does not give out"),
         (b"/secretmem", "it is secret memory (memfd_secret), which the kernel shows to nobody"),
         (b"anon_inode:[io_uring]", "it is a ring of io_uring"),
@@ -374,7 +399,7 @@ fn refuse_special_file(name: &[u8]) -> Result<()> {
 }
 
 /// How errors name an area.
-fn describe(seen: &Seen) -> String {
+pub(super) fn describe(seen: &Seen) -> String {
     let map = &seen.map;
     let bit = |set, letter| if set { letter } else { '-' };
     format!(

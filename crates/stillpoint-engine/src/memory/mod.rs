@@ -19,7 +19,11 @@ pub const SUPPORT: &[SupportRow] = &[
         "5.10",
         "only pages that hold something; PROT_NONE ones too",
     ),
-    SupportRow::saved("shared anonymous areas", "5.10", "shared between the tasks that shared them"),
+    SupportRow::saved(
+        "shared anonymous areas",
+        "5.10",
+        "shared between the tasks that shared them; refused if a process outside the tree maps them too",
+    ),
     SupportRow::saved("private file mappings", "5.10", "the file is checked; changed pages are saved"),
     SupportRow::saved("shared file mappings", "5.10", "the file is checked"),
     SupportRow::saved("growing stacks, heap (brk), argument and environment areas, auxv", "5.10", ""),
@@ -31,7 +35,12 @@ pub const SUPPORT: &[SupportRow] = &[
     ),
     SupportRow::saved("locked areas (mlock)", "5.10", ""),
     SupportRow::refused("guard regions (MADV_GUARD_INSTALL)", "not yet"),
-    SupportRow::refused("mappings of deleted files, memfds, System V shared memory", "not yet"),
+    SupportRow::saved(
+        "mappings of memfds and deleted files",
+        "5.10",
+        "open or mapped only; one that is mapped only needs CAP_CHECKPOINT_RESTORE to be looked at",
+    ),
+    SupportRow::refused("System V shared memory", "not yet"),
     SupportRow::refused("huge page files (hugetlb)", "not yet"),
     SupportRow::refused("userfaultfd areas, sealed areas (mseal), shadow stacks", "not yet"),
     SupportRow::refused(

@@ -8,8 +8,11 @@ use rustix::io::Errno;
 use stillpoint_image::records::SharedMemory;
 use stillpoint_sys::proc::smaps::Area as Seen;
 
-use super::areas::PageRange;
+use super::areas::{PageRange, describe};
+use crate::freeze::FrozenTask;
+use crate::kind::outside::{self, Mapper};
 use crate::kind::{Key, Met, Objects};
+use crate::{Code, Error, Result, TaskName};
 
 /// A view of a shared object: where a task has mapped which part of it.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +31,8 @@ pub struct View {
 #[derive(Debug, Default)]
 pub struct SharedAreas {
     views: BTreeMap<u64, Vec<View>>,
+    /// What is mapped shared and has no name, by device and inode, with the area where it was met first.
+    watched: BTreeMap<(u64, u64), (TaskName, String)>,
 }
 
 impl SharedAreas {
@@ -46,6 +51,36 @@ impl SharedAreas {
             offset: map.offset,
         });
         id
+    }
+
+    /// Notes an area whose contents nobody outside the tree may share, or the two would part in silence.
+    pub fn watch(&mut self, task: &FrozenTask, seen: &Seen) {
+        let map = &seen.map;
+        let key = (rustix::fs::makedev(map.dev.0, map.dev.1), map.inode);
+        self.watched.entry(key).or_insert_with(|| (task.name.clone(), describe(seen)));
+    }
+
+    /// Looks for processes outside the tree that map what was noted.
+    ///
+    /// # Errors
+    ///
+    /// A refusal that names the process.
+    pub fn refuse_outsiders(&self, tree: &[FrozenTask]) -> Result<()> {
+        if self.watched.is_empty() {
+            return Ok(());
+        }
+        let found = outside::mapping_holder(|key| self.watched.contains_key(key), tree)?;
+        let Some(Mapper { file, pid, comm }) = found else { return Ok(()) };
+        let Some((task, area)) = self.watched.get(&file) else { return Ok(()) };
+        Err(Error::new(Code::OutsideTree, "saving an area of memory")
+            .in_task(task)
+            .object(area.clone())
+            .cause(format!(
+                "it is shared memory that process {pid} ({}) outside the tree maps too",
+                comm.escape_ascii()
+            ))
+            .remedy("save that process too, by a PID further up")
+            .into())
     }
 
     /// Makes the records of all objects, and returns what of each is to be read where: parts that do not overlap.

@@ -12,6 +12,7 @@ use stillpoint_sys::arch::{self, Registers};
 
 use super::contents;
 use crate::kind::external::{self, StandIn};
+use crate::kind::mapped::{self, Facts};
 use crate::memory::PAGE;
 use crate::{Code, Error, External, Result};
 
@@ -26,6 +27,8 @@ pub struct Model {
     pub files: HashMap<u64, FileName>,
     /// Shared anonymous memory, by object: its size in bytes.
     pub shared: HashMap<u64, u64>,
+    /// Files without a name that areas may map, by object.
+    pub nameless: HashMap<u64, Facts>,
     /// Objects of open files, in the image's order; those of the registry.
     pub objects: Vec<Object>,
 }
@@ -74,6 +77,7 @@ impl Model {
             processes: Vec::with_capacity(image.tasks().len()),
             files: HashMap::new(),
             shared: HashMap::new(),
+            nameless: HashMap::new(),
             objects: Vec::new(),
         };
         for object in image.objects() {
@@ -88,7 +92,12 @@ impl Model {
                     model.shared.insert(object.id, memory.size);
                 }
                 kind if OWN_KINDS.contains(&kind) => {}
-                _ => model.objects.push(object.clone()),
+                _ => {
+                    if let Some(facts) = mapped::facts(object)? {
+                        model.nameless.insert(object.id, facts);
+                    }
+                    model.objects.push(object.clone());
+                }
             }
         }
         let mut index = HashMap::new();
@@ -188,6 +197,14 @@ impl Model {
             match area.backing() {
                 Backing::Anonymous | Backing::Vvar | Backing::Vdso if area.object == 0 => {}
                 Backing::PrivateFile | Backing::SharedFile if self.files.contains_key(&area.object) => {}
+                Backing::PrivateFile | Backing::SharedFile if self.nameless.contains_key(&area.object) => {
+                    let huge = self.nameless.get(&area.object).map_or(0, |facts| facts.huge_page_size);
+                    if huge != 0
+                        && [area.start, area.end, area.offset].iter().any(|at| !at.is_multiple_of(huge))
+                    {
+                        return bad("it is not of whole huge pages");
+                    }
+                }
                 Backing::SharedAnonymous => match self.shared.get(&area.object) {
                     Some(&size) if area.offset.checked_add(length).is_some_and(|end| end <= size) => {}
                     _ => return bad("it is not part of its shared memory"),

@@ -20,7 +20,7 @@ use super::sequence::{SLOT, Sequence};
 use super::transfer::{self, Numbers};
 use crate::inspect::image_error;
 use crate::kind::locks::{self, Locks};
-use crate::kind::{Place, identity};
+use crate::kind::{Inode, Place, identity};
 use crate::memory::PAGE;
 use crate::memory::rebuild::{Filled, Staged, kernel_areas_start};
 use crate::plan::holes::Occupied;
@@ -41,6 +41,7 @@ pub(super) struct Builder<'a> {
     staged: Staged,
     fills: HashMap<u64, Filled>,
     files: HashMap<u64, OwnedFd>,
+    inodes: HashMap<u64, Inode>,
     made: Vec<Made>,
 }
 
@@ -60,6 +61,7 @@ impl<'a> Builder<'a> {
         image: &'a VerifiedImage<File>,
         place: &'a Place,
         files: HashMap<u64, OwnedFd>,
+        inodes: HashMap<u64, Inode>,
     ) -> Result<Self> {
         let mut occupied = Occupied::default();
         for area in model.areas() {
@@ -80,7 +82,7 @@ impl<'a> Builder<'a> {
             staged.insert(object, occupied.place(size).ok_or_else(no_room)?);
         }
         let fills = parts::fills(image, model);
-        Ok(Builder { model, lineage, image, place, area, staged, fills, files, made: Vec::new() })
+        Ok(Builder { model, lineage, image, place, area, staged, fills, files, inodes, made: Vec::new() })
     }
 
     /// Builds the whole tree, stopped. Returns the root's pid in the caller's pid namespace.
@@ -111,6 +113,8 @@ impl<'a> Builder<'a> {
         }
         drop(tools);
         self.files.clear();
+        self.inodes.values().try_for_each(Inode::seal)?;
+        self.inodes.clear();
         self.set_outside_state()?;
         self.pid(0)
     }
@@ -524,6 +528,16 @@ impl<'a> Builder<'a> {
                 |object: u64, writable: bool, numbers: &mut Numbers| -> Result<std::rc::Rc<OwnedFd>> {
                     if let Some(fd) = opened.get(&(object, writable)) {
                         return Ok(fd.clone());
+                    }
+                    if let Some(inode) = self.inodes.get(&object) {
+                        let fd = rustix::io::fcntl_dupfd_cloexec(inode.descriptor(writable), 3).map_err(
+                            |errno| {
+                                Box::new(Error::new(Code::Failed, "duplicating a descriptor").cause(errno))
+                            },
+                        )?;
+                        let fd = std::rc::Rc::new(numbers.place(fd)?);
+                        opened.insert((object, writable), fd.clone());
+                        return Ok(fd);
                     }
                     let want = self
                         .model

@@ -86,8 +86,14 @@ pub fn restore(options: RestoreOptions, observer: &mut dyn Observer) -> Result<R
         let built = watch.time(Phase::Build, || {
             let rebuilt = descriptors::rebuild_all(&model.objects, &prepared.place, &mut contents)?;
             let files = rebuilt.files.len() as u64;
-            let mut builder =
-                build::Builder::new(model, &prepared.lineage, image, &prepared.place, rebuilt.files)?;
+            let mut builder = build::Builder::new(
+                model,
+                &prepared.lineage,
+                image,
+                &prepared.place,
+                rebuilt.files,
+                rebuilt.inodes,
+            )?;
             let pid = builder.build(observer)?;
             notes.extend(rebuilt.notes);
             Ok::<_, Box<Error>>((builder, pid, files, rebuilt.terminal, rebuilt.created))

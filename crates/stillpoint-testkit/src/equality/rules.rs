@@ -322,6 +322,18 @@ const STANDARD: &[Rule] = &[
         },
     },
     Rule {
+        name: "sealed-later",
+        reason: "of a memfd that was sealed with F_SEAL_FUTURE_WRITE, what is mapped for reading alone says \"sh\" or not as \
+                 the descriptor that it was mapped through could write; neither can be made writable",
+        apply: |record| {
+            areas(record, |area| {
+                if area.path.starts_with("/memfd:") && !area.flags.iter().any(|flag| flag == "mw") {
+                    area.flags.retain(|flag| flag != "sh");
+                }
+            });
+        },
+    },
+    Rule {
         name: "inodes-without-names",
         reason: "pipes, deleted files and shared anonymous memory get new inodes; who shares one with whom is compared",
         apply: nameless_inodes,

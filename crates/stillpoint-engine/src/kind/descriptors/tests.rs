@@ -1,7 +1,7 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
 
-use rustix::fs::{MemfdFlags, OFlags, SeekFrom, memfd_create, seek};
+use rustix::fs::{OFlags, SeekFrom, seek};
 
 use crate::Code;
 use crate::kind::testing::{Holder, Scratch, capture, capture_own, open, serial};
@@ -17,7 +17,6 @@ fn what_no_kind_recognises_is_refused_by_name() {
             rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap(),
             "an epoll instance",
         ),
-        (memfd_create("m", MemfdFlags::CLOEXEC).unwrap(), "a memfd"),
         (stillpoint_sys::task::pidfd(std::process::id()).unwrap(), "a pidfd"),
         (open("/proc/self/ns/net".as_ref(), OFlags::RDONLY), "a namespace"),
         (

@@ -1,7 +1,7 @@
 //! Descriptors of kinds that are not built yet, and states of files.
 
 use super::{Setup, open};
-use crate::support::{Check, Ctx};
+use crate::support::{Check, Ctx, Map, fill, holds};
 
 type Held = Check<Box<dyn FnMut() -> Check>>;
 
@@ -13,7 +13,8 @@ pub(super) const ALL: &[(&str, Setup)] = &[
     ("inotify", inotify),
     ("timerfd", timerfd),
     ("signalfd", signalfd),
-    ("memfd", memfd),
+    ("memfd-outside", memfd_outside),
+    ("shared-outside", shared_outside),
     ("io-uring", io_uring),
     ("userfaultfd", userfaultfd),
     ("pidfd", pidfd),
@@ -104,15 +105,45 @@ fn signalfd(_: &Ctx) -> Held {
     open(sys!(libc::signalfd(-1, &raw const set, 0))?)
 }
 
-fn memfd(_: &Ctx) -> Held {
-    let fd = sys!(libc::memfd_create(c"held".as_ptr(), libc::MFD_ALLOW_SEALING))?;
+/// An orphan maps it, which ends when this process does.
+fn memfd_outside(_: &Ctx) -> Held {
+    let fd = sys!(libc::memfd_create(c"held".as_ptr(), 0))?;
     sys!(libc::write(fd, c"contents".as_ptr().cast(), 8))?;
+    let map = Map::new(4096, libc::PROT_READ, libc::MAP_SHARED, fd, 0)?;
+    orphan(|| drop(sys!(libc::close(fd))))?;
     Ok(Box::new(move || {
-        let mut bytes = [0_u8; 8];
-        sys!(libc::pread(fd, bytes.as_mut_ptr().cast(), 8, 0))?;
-        same!("contents", &bytes, b"contents");
+        same!("contents", &map.bytes()[..8], b"contents");
         Ok(())
     }))
+}
+
+fn shared_outside(_: &Ctx) -> Held {
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+    let map = Map::new(4096, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)?;
+    fill(map.bytes(), 1);
+    orphan(|| ())?;
+    Ok(Box::new(move || holds("shared memory", map.bytes(), 1)))
+}
+
+/// A process that has left the tree, and lives as long as this one.
+fn orphan(prepare: impl FnOnce()) -> Check {
+    let parent = sys!(libc::getpid())?;
+    let middle = sys!(libc::fork())?;
+    if middle == 0 {
+        if sys!(libc::fork()) == Ok(0) {
+            let _ = sys!(libc::setsid());
+            prepare();
+            while sys!(libc::kill(parent, 0)).is_ok() {
+                crate::support::pause_ms(20);
+            }
+        }
+        // SAFETY: ends the process at once.
+        unsafe { libc::_exit(0) }
+    }
+    crate::support::reap(middle, 0)?;
+    // Until it is ready: it has inherited everything that this process has.
+    crate::support::pause_ms(50);
+    Ok(())
 }
 
 fn io_uring(_: &Ctx) -> Held {
@@ -156,22 +187,10 @@ fn pipe_outside(_: &Ctx) -> Held {
     Ok(Box::new(move || sys!(libc::write(ends[1], c"x".as_ptr().cast(), 1)).map(|_| ())))
 }
 
-/// An orphan holds it too, which ends when this process does.
+/// An orphan holds it too.
 fn eventfd_outside(_: &Ctx) -> Held {
     let fd = sys!(libc::eventfd(5, 0))?;
-    let middle = sys!(libc::fork())?;
-    if middle == 0 {
-        let parent = sys!(libc::getppid())?;
-        if sys!(libc::fork()) == Ok(0) {
-            let _ = sys!(libc::setsid());
-            while sys!(libc::kill(parent, 0)).is_ok() {
-                crate::support::pause_ms(20);
-            }
-        }
-        // SAFETY: ends the process at once.
-        unsafe { libc::_exit(0) }
-    }
-    crate::support::reap(middle, 0)?;
+    orphan(|| ())?;
     open(fd)
 }
 

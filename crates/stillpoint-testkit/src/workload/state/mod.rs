@@ -9,6 +9,7 @@ mod counter;
 mod creds;
 mod cwd;
 mod deleted;
+mod deleted_map;
 mod devs;
 mod dirs;
 mod eventfds;
@@ -17,6 +18,7 @@ mod files;
 mod futex;
 mod itimers;
 mod locks;
+mod memfds;
 mod pipe_full;
 mod pipes;
 mod private_map;
@@ -75,6 +77,8 @@ pub(crate) const ALL: &[(&str, Run)] = &[
     ("pipe-full", pipe_full::run),
     ("fifos", fifos::run),
     ("eventfds", eventfds::run),
+    ("memfds", memfds::run),
+    ("deleted-map", deleted_map::run),
     ("locks", locks::run),
     ("devs", devs::run),
     ("subreaper", |ctx| hold::as_state(ctx, "subreaper")),
