@@ -556,12 +556,43 @@ pub struct Task {
     /// tty_nr of /proc/PID/stat, 0: none
     #[prost(uint32, tag = "19")]
     pub terminal_device: u32,
-    /// job control has stopped it with this signal, 0: it runs
-    #[prost(uint32, tag = "41")]
-    pub stop_signal: u32,
-    /// and its parent has been told so by wait(2)
-    #[prost(bool, tag = "42")]
-    pub stop_reported: bool,
+    /// of timer_create(2), by id
+    #[prost(message, repeated, tag = "51")]
+    pub posix_timers: ::prost::alloc::vec::Vec<PosixTimer>,
+}
+/// A timer of timer_create(2).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PosixTimer {
+    #[prost(uint32, tag = "1")]
+    pub id: u32,
+    /// CLOCK_*, or a negative number made of an id of the tree
+    #[prost(int32, tag = "2")]
+    pub clock: i32,
+    /// SIGEV_SIGNAL 0, SIGEV_NONE 1, SIGEV_THREAD 2
+    #[prost(uint32, tag = "3")]
+    pub notify: u32,
+    #[prost(int32, tag = "4")]
+    pub signal: i32,
+    /// sigev_value
+    #[prost(uint64, tag = "5")]
+    pub value: u64,
+    /// SIGEV_THREAD_ID: the thread that is notified, else 0
+    #[prost(uint32, tag = "6")]
+    pub thread: u32,
+    #[prost(uint64, tag = "7")]
+    pub interval_ns: u64,
+    /// 0: not running, unless its signal is pending
+    #[prost(uint64, tag = "8")]
+    pub remaining_ns: u64,
+    /// its signal is among the pending ones
+    #[prost(bool, tag = "9")]
+    pub pending: bool,
+    /// when it expires by CLOCK_REALTIME, whatever time passes; 0: after remaining_ns
+    #[prost(uint64, tag = "10")]
+    pub absolute_ns: u64,
+    /// what timer_getoverrun(2) answers
+    #[prost(uint32, tag = "11")]
+    pub overruns: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IntervalTimer {

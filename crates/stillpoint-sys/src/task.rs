@@ -184,6 +184,17 @@ pub fn scheduling(tid: Pid) -> Result<SchedAttr> {
     if done < 0 { Err(Error::last("reading scheduling attributes", Some(tid))) } else { Ok(attr) }
 }
 
+/// A prctl(2) option of the calling thread that takes numbers only; returns its answer.
+///
+/// # Errors
+///
+/// EINVAL where the kernel does not know it.
+pub fn prctl(option: i32, value: u64) -> Result<i32> {
+    // SAFETY: the caller passes an option that takes numbers, so no memory of ours is touched.
+    let got = unsafe { libc::prctl(option, value, 0u64, 0u64, 0u64) };
+    if got < 0 { Err(Error::last(format!("asking for prctl option {option}"), None)) } else { Ok(got) }
+}
+
 /// A thread's CPU affinity as the kernel's mask, trailing zero bytes removed: sched_getaffinity(2).
 ///
 /// # Errors

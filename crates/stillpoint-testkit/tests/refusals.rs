@@ -48,7 +48,7 @@ refusals! {
     root_secretmem user_secretmem "secretmem" => "unsupported-area";
     root_aio user_aio "aio" => "unsupported-area";
     root_io_uring_map user_io_uring_map "io-uring-map" => "unsupported-area";
-    root_posix_timer user_posix_timer "posix-timer" => "unsupported-state";
+    root_thread_timer user_thread_timer "thread-timer" => "unsupported-state";
     root_seccomp user_seccomp "seccomp" => "unsupported-state";
     root_traced_child user_traced_child "traced-child" => "unsupported-state" | "would-not-freeze";
     root_vfork user_vfork "vfork" => "would-not-freeze";
@@ -58,6 +58,7 @@ refusals! {
     root_thread_fs user_thread_fs "thread-fs" => "unsupported-sharing";
     root_thread_files user_thread_files "thread-files" => "unsupported-sharing";
     root_ldt user_ldt "ldt" => "unsupported-state";
+    root_stopped user_stopped "stopped" => "unsupported-state";
     root_mempolicy user_mempolicy "mempolicy" => "unsupported-state" | "unsupported-area";
     root_syscall_dispatch user_syscall_dispatch "syscall-dispatch" => "unsupported-state";
     root_no_tsc user_no_tsc "no-tsc" => "unsupported-state";

@@ -44,7 +44,6 @@ states! {
     root_counter user_counter "counter";
     root_threads user_threads "threads";
     root_tree user_tree "tree";
-    root_stopped user_stopped "stopped";
     root_churn user_churn "churn";
     root_vforks user_vforks "vforks";
     root_xsave user_xsave "xsave";
@@ -55,6 +54,7 @@ states! {
     root_restart user_restart "restart";
     root_waits user_waits "waits";
     root_itimers user_itimers "itimers";
+    root_posix_timers user_posix_timers "posix-timers";
     root_rlimits user_rlimits "rlimits";
     root_cwd user_cwd "cwd";
     root_creds user_creds "creds";

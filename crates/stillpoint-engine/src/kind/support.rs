@@ -51,6 +51,12 @@ impl SupportRow {
         SupportRow { what, state: State::Saved, detail, kernel, operations: &[] }
     }
 
+    /// A row of what is saved within limits, which the detail names.
+    #[must_use]
+    pub const fn partly(what: &'static str, kernel: &'static str, detail: &'static str) -> Self {
+        SupportRow { what, state: State::Partly, detail, kernel, operations: &[] }
+    }
+
     /// A row of what is refused, and why.
     #[must_use]
     pub const fn refused(what: &'static str, detail: &'static str) -> Self {

@@ -14,6 +14,7 @@ use super::contents;
 use crate::kind::external::{self, StandIn};
 use crate::kind::mapped::{self, Facts};
 use crate::memory::PAGE;
+use crate::task::posix_timers;
 use crate::{Code, Error, External, Result};
 
 /// Everything that a restore needs to know of a tree.
@@ -264,10 +265,6 @@ fn check_ids(task: &Task, threads: &[Thread]) -> Result<()> {
     if task.pid == 0 || task.pid > i32::MAX.unsigned_abs() {
         return bad("its id is not one that a process can have");
     }
-    let stops = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].map(i32::unsigned_abs);
-    if task.stop_signal != 0 && (task.zombie || !stops.contains(&task.stop_signal)) {
-        return bad("what has stopped it stops no process");
-    }
     if task.zombie {
         return if threads.is_empty() { Ok(()) } else { bad("a zombie with threads") };
     }
@@ -288,7 +285,10 @@ fn check_ids(task: &Task, threads: &[Thread]) -> Result<()> {
             return bad("a thread's name is not one that the kernel has");
         }
     }
-    Ok(())
+    match posix_timers::check(&task.posix_timers, threads) {
+        Some(why) => bad(why),
+        None => Ok(()),
+    }
 }
 
 fn part<M: stillpoint_image::Message + Default>(

@@ -14,7 +14,7 @@ use crate::memory::rebuild::{self, Filled, Staged};
 use crate::plan::Model;
 use crate::plan::lineage::Birth;
 use crate::plan::model::{Body, Process};
-use crate::task::{attributes, credentials, futex, limits, rseq, scheduling, signals, timers};
+use crate::task::{attributes, credentials, futex, limits, posix_timers, rseq, scheduling, signals, timers};
 
 const THREAD_FLAGS: i32 = libc::CLONE_VM
     | libc::CLONE_FS
@@ -132,7 +132,7 @@ pub(super) fn protect(sequence: &mut Sequence, body: &Body, filled: &Filled, sta
 }
 
 /// A thread's own state, up to but without its credentials.
-pub(super) fn thread_state(sequence: &mut Sequence, thread: &Thread) -> Result<()> {
+pub(super) fn thread_state(sequence: &mut Sequence, thread: &Thread, task: &Task) -> Result<()> {
     let program = sequence.current();
     if let Some(stack) = &thread.alt_stack {
         signals::set_alternate_stack(program, stack);
@@ -147,14 +147,10 @@ pub(super) fn thread_state(sequence: &mut Sequence, thread: &Thread) -> Result<(
         scheduling::set(program, scheduling);
     }
     sequence.part();
-    for signal in &thread.pending {
-        signals::queue(sequence.current(), std::slice::from_ref(signal), thread.pid, Some(thread.tid))?;
-        sequence.part();
-    }
-    Ok(())
+    posix_timers::queue(sequence, &thread.pending, &task.posix_timers, thread.pid, Some(thread.tid))
 }
 
-/// What belongs to the process as a whole; done by its leader. Interval timers come last: they run from here on.
+/// What belongs to the process as a whole; done by its leader. Timers run from here on.
 pub(super) fn process_state(sequence: &mut Sequence, task: &Task, body: &Body) -> Result<()> {
     signals::set_actions(sequence.current(), &body.handlers);
     sequence.part();
@@ -172,10 +168,9 @@ pub(super) fn process_state(sequence: &mut Sequence, task: &Task, body: &Body) -
     );
     program.call("setting the personality", libc::SYS_personality, [task.personality.into()]);
     sequence.part();
-    for signal in &task.pending {
-        signals::queue(sequence.current(), std::slice::from_ref(signal), task.pid, None)?;
-        sequence.part();
-    }
+    posix_timers::create(sequence, &task.posix_timers, posix_timers::kernel_takes_ids())?;
+    posix_timers::start(sequence, &task.posix_timers);
+    posix_timers::queue(sequence, &task.pending, &task.posix_timers, task.pid, None)?;
     limits::set(sequence.current(), &task.limits);
     timers::set_interval_timers(sequence.current(), &task.interval_timers);
     sequence.part();

@@ -4,9 +4,9 @@
 pub mod attributes;
 pub mod credentials;
 pub mod futex;
-pub mod job_control;
 pub mod limits;
 pub mod namespaces;
+pub mod posix_timers;
 pub mod restart;
 pub mod rseq;
 pub mod scheduling;
@@ -16,11 +16,10 @@ pub mod signals;
 pub mod timers;
 mod visit;
 
-use stillpoint_image::records::{PendingSignal, SignalHandlers, Task, Thread};
+use stillpoint_image::records::{PendingSignal, PosixTimer, SignalHandlers, Task, Thread};
 use stillpoint_sys::arch;
 use stillpoint_sys::proc::number::{oom_score_adj, personality};
-use stillpoint_sys::proc::{limits as proc_limits, stat};
-use stillpoint_sys::proc::{status, timers as posix_timers};
+use stillpoint_sys::proc::{boot, clocks, limits as proc_limits, stat, status, timers as proc_timers};
 
 use crate::freeze::{FrozenTask, FrozenThread};
 use crate::kind::support::{State, SupportRow};
@@ -44,6 +43,15 @@ pub const SUPPORT: &[SupportRow] = &[
     SupportRow::saved("signal actions, masks, alternate stacks", "5.10", ""),
     SupportRow::saved("pending signals with siginfo, private and shared", "5.10", ""),
     SupportRow::saved("interval timers", "5.10", ""),
+    SupportRow::partly(
+        "POSIX timers (timer_create)",
+        "5.10",
+        "with their ids, on all clocks but CPU clocks of other processes, with the time that was left. A CLOCK_REALTIME timer \
+         that was set for a time of day waits for that time where root saves it, and as long as was left otherwise. How often \
+         a timer has expired since its pending signal was sent is counted anew, and said. Refused: one on \
+         CLOCK_THREAD_CPUTIME_ID in a process of several threads, one that notifies a thread that has ended. Before Linux \
+         6.15 only ids up to 20,000.",
+    ),
     SupportRow::saved("resource limits", "5.10", "a hard limit is raised only with CAP_SYS_RESOURCE"),
     SupportRow::saved("umask, working directory, root", "5.10", ""),
     SupportRow::saved("credentials: ids, groups, capabilities, securebits, no_new_privs", "5.10", ""),
@@ -61,13 +69,8 @@ pub const SUPPORT: &[SupportRow] = &[
         "5.10",
         "a poll(2), epoll, signal or futex wait with a timeout starts it anew",
     ),
-    SupportRow::saved(
-        "job-control-stopped tasks",
-        "5.10",
-        "before 5.17 their parents are told of the stop once more; a report of SIGCONT that was not collected is lost",
-    ),
+    SupportRow::refused("job-control-stopped tasks", "not yet"),
     SupportRow::refused("traced tasks", "a task has one tracer"),
-    SupportRow::refused("POSIX timers", "not yet"),
     SupportRow::refused("locks of memory to come (mlockall with MCL_FUTURE)", "not yet"),
     SupportRow::refused("seccomp", "not yet"),
     SupportRow::refused("memory, descriptor tables, fs or handlers shared by processes", "not yet"),
@@ -93,6 +96,8 @@ pub struct Captured {
     pub umask: u32,
     /// The kernel's vDSO, as it stands in the process.
     pub vdso: Vec<u8>,
+    /// What the user should know.
+    pub notes: Vec<String>,
 }
 
 /// Saves a zombie: what its parent will read of it.
@@ -121,6 +126,7 @@ pub fn capture_zombie(task: &FrozenTask) -> Result<Captured> {
         attributes: None,
         umask: 0,
         vdso: Vec::new(),
+        notes: Vec::new(),
     })
 }
 
@@ -137,27 +143,23 @@ pub fn capture(task: &mut FrozenTask, vdso: (u64, u64)) -> Result<Captured> {
 fn capture_alive(task: &mut FrozenTask, vdso: (u64, u64)) -> Result<Captured> {
     let pid = task.host_pid;
     let stat = stat::read(pid)?;
-    refuse_process(pid)?;
-    let Settled { visit, statuses, pending } = settle(task, vdso)?;
+    let Settled { visit, statuses, pending, thread_pending, posix_timers } = settle(task, vdso)?;
     let mut threads = Vec::with_capacity(task.threads.len());
-    for ((thread, status), answers) in task.threads.iter().zip(&statuses).zip(&visit.threads) {
-        threads.push(capture_thread(pid, task.pid, thread, status, answers)?);
+    let state = statuses.iter().zip(&visit.threads).zip(thread_pending);
+    for (thread, ((status, answers), pending)) in task.threads.iter().zip(state) {
+        threads.push(capture_thread(task.pid, thread, status, answers, pending)?);
     }
+    let notes = posix_timers::notes(&task.name, &posix_timers).collect();
     let umask = statuses.first().and_then(|status| status.umask);
-    let all_pending = threads
-        .iter()
-        .fold(signals::pending_mask(&pending), |all, thread| all | signals::pending_mask(&thread.pending));
-    let stop = job_control::capture(task, all_pending)?;
     Ok(Captured {
         task: Task {
             interval_timers: visit.interval_timers,
+            posix_timers,
             limits: limits::record(&proc_limits::read(pid)?),
             pending,
             personality: personality::read(pid)?,
             oom_score_adj: oom_score_adj::read(pid)?,
             child_subreaper: visit.attributes.child_subreaper,
-            stop_signal: stop.map_or(0, |stop| stop.signal),
-            stop_reported: stop.is_some_and(|stop| stop.reported),
             ..base(task, &stat)
         },
         threads,
@@ -165,14 +167,18 @@ fn capture_alive(task: &mut FrozenTask, vdso: (u64, u64)) -> Result<Captured> {
         attributes: Some(visit.attributes),
         umask: umask.unwrap_or(0o022),
         vdso: visit.vdso,
+        notes,
     })
 }
 
-/// What was read of a process at one moment, as far as its interval timers go.
+/// What was read of a process at one moment, as far as its timers go.
 struct Settled {
     visit: visit::Visit,
     statuses: Vec<status::Status>,
     pending: Vec<PendingSignal>,
+    /// Of each thread.
+    thread_pending: Vec<Vec<PendingSignal>>,
+    posix_timers: Vec<PosixTimer>,
 }
 
 /// Signals of interval timers: SIGALRM, SIGVTALRM, SIGPROF.
@@ -193,20 +199,50 @@ fn settle(task: &mut FrozenTask, vdso: (u64, u64)) -> Result<Settled> {
             refuse_thread(&task.name, thread, &status)?;
             statuses.push(status);
         }
+        let timers = proc_timers::read(pid)?;
         let before = statuses.first().map_or(0, |status| status.shd_pnd);
-        let visit = visit::visit(task, vdso, &statuses)?;
-        let leader = task.threads.first().ok_or_else(|| Error::new(Code::NoSuchTask, "saving a task"))?;
-        let pending = pending(leader.stopped()?, true, &task.name, || Ok(status::read(pid)?.shd_pnd))?;
+        let sent = if timers.is_empty() { Vec::new() } else { senders(&all_pending(task)?) };
+        let from_ns = clocks::read().realtime;
+        let visit = visit::visit(task, vdso, &statuses, &timers)?;
+        let asked = posix_timers::Asked { from_ns, until_ns: clocks::read().realtime };
+        let pendings = all_pending(task)?;
         tries += 1;
-        if signals::pending_mask(&pending) & !before & TIMER_SIGNALS == 0 {
-            return Ok(Settled { visit, statuses, pending });
+        let fired = signals::pending_mask(&pendings.0) & !before & TIMER_SIGNALS != 0
+            || !timers.is_empty() && sent != senders(&pendings);
+        if !fired {
+            let (mut pending, mut thread_pending) = pendings;
+            let mut posix_timers = posix_timers::record(task, &timers, &visit.posix_timers, asked)?;
+            let discards = posix_timers::discards_stale_signals(&boot::read()?.release);
+            let lists = thread_pending.iter_mut().chain([&mut pending]);
+            posix_timers::match_pending(&mut posix_timers, lists, discards);
+            return Ok(Settled { visit, statuses, pending, thread_pending, posix_timers });
         }
         if tries > 8 {
-            return Err(Error::new(Code::UnsupportedState, "saving interval timers")
+            return Err(Error::new(Code::UnsupportedState, "saving timers")
                 .cause("they fire faster than they can be read")
                 .into());
         }
     }
+}
+
+/// Signals pending for a process, and for each of its threads.
+type Pending = (Vec<PendingSignal>, Vec<Vec<PendingSignal>>);
+
+fn senders((shared, private): &Pending) -> Vec<u32> {
+    posix_timers::senders(private.iter().chain([shared]))
+}
+
+fn all_pending(task: &FrozenTask) -> Result<Pending> {
+    let pid = task.host_pid;
+    let leader = task.threads.first().ok_or_else(|| Error::new(Code::NoSuchTask, "saving a task"))?;
+    let shared = pending(leader.stopped()?, true, &task.name, || Ok(status::read(pid)?.shd_pnd))?;
+    let mut private = Vec::with_capacity(task.threads.len());
+    for thread in &task.threads {
+        let name = TaskName { pid: task.pid, tid: Some(thread.tid), name: String::new() };
+        let mask = || Ok(status::read_thread(pid, thread.host_tid)?.sig_pnd);
+        private.push(pending(thread.stopped()?, false, &name, mask)?);
+    }
+    Ok((shared, private))
 }
 
 /// The pending signals with their siginfo: all of them, or a refusal. A legacy signal may be pending without a
@@ -249,16 +285,13 @@ fn base(task: &FrozenTask, stat: &stat::Stat) -> Task {
 }
 
 fn capture_thread(
-    host_pid: u32,
     pid: u32,
     thread: &FrozenThread,
     status: &status::Status,
     answers: &visit::ThreadAnswers,
+    pending: Vec<PendingSignal>,
 ) -> Result<Thread> {
     let stopped = thread.stopped()?;
-    let name = TaskName { pid, tid: Some(thread.tid), name: String::new() };
-    let mask = || Ok(status::read_thread(host_pid, thread.host_tid)?.sig_pnd);
-    let pending = pending(stopped, false, &name, mask)?;
     let registers = restart::recorded(thread);
     Ok(Thread {
         pid,
@@ -278,17 +311,6 @@ fn capture_thread(
         timer_slack_ns: answers.attributes.timer_slack_ns,
         restart: restart::capture(thread.host_tid, &registers)?,
     })
-}
-
-fn refuse_process(pid: u32) -> Result<()> {
-    let timers = posix_timers::read(pid)?;
-    if let Some(timer) = timers.first() {
-        return Err(Error::new(Code::UnsupportedState, "saving timers")
-            .object(format!("POSIX timer {}", timer.id))
-            .cause("POSIX timers are not supported yet")
-            .into());
-    }
-    Ok(())
 }
 
 fn refuse_thread(name: &TaskName, thread: &FrozenThread, status: &status::Status) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use stillpoint_image::records::{AltStack, IntervalTimer, SignalHandlers};
 use stillpoint_sys::proc::status::{self, Status};
+use stillpoint_sys::proc::timers::Timer;
 use stillpoint_sys::program::{self, CODE_SIZE, Finished, Guard, Marker, Program, ProgramArea};
 use stillpoint_sys::ptrace::{self, Rseq};
 use stillpoint_sys::{RemoteAddr, arch, vm};
@@ -9,7 +10,7 @@ use stillpoint_sys::{RemoteAddr, arch, vm};
 use super::attributes::{Defaults, ProcessAnswers, ProcessAttributes, ThreadAttributes};
 use super::signals::{Actions, AlternateStack};
 use super::timers::IntervalTimers;
-use super::{attributes, restart, rseq};
+use super::{attributes, posix_timers, restart, rseq};
 use crate::freeze::{FrozenTask, FrozenThread};
 use crate::{Code, Error, Result};
 
@@ -18,6 +19,7 @@ use crate::{Code, Error, Result};
 pub(super) struct Visit {
     pub(super) handlers: SignalHandlers,
     pub(super) interval_timers: Vec<IntervalTimer>,
+    pub(super) posix_timers: Vec<posix_timers::Answer>,
     pub(super) attributes: ProcessAnswers,
     pub(super) threads: Vec<ThreadAnswers>,
     pub(super) vdso: Vec<u8>,
@@ -32,7 +34,12 @@ pub(super) struct ThreadAnswers {
 }
 
 /// Visits a process.
-pub(super) fn visit(task: &mut FrozenTask, vdso: (u64, u64), statuses: &[Status]) -> Result<Visit> {
+pub(super) fn visit(
+    task: &mut FrozenTask,
+    vdso: (u64, u64),
+    statuses: &[Status],
+    timers: &[Timer],
+) -> Result<Visit> {
     let pid = task.host_pid;
     let mut image = vec![0; usize::try_from(vdso.1 - vdso.0).unwrap_or(0)];
     vm::read(pid, RemoteAddr(vdso.0), &mut image)?;
@@ -52,7 +59,7 @@ pub(super) fn visit(task: &mut FrozenTask, vdso: (u64, u64), statuses: &[Status]
     let programs: Vec<(Program, Questions)> = (0..task.threads.len())
         .map(|n| {
             let mut program = Program::new();
-            let questions = Questions::ask(&mut program, n == 0);
+            let questions = Questions::ask(&mut program, n == 0, timers);
             (program, questions)
         })
         .collect();
@@ -69,6 +76,7 @@ pub(super) fn visit(task: &mut FrozenTask, vdso: (u64, u64), statuses: &[Status]
             process = Some((
                 asked.actions.answer(finished),
                 asked.timers.answer(finished),
+                asked.posix_timers.answer(finished),
                 asked.attributes.answer(finished)?,
             ));
         }
@@ -78,9 +86,9 @@ pub(super) fn visit(task: &mut FrozenTask, vdso: (u64, u64), statuses: &[Status]
             rseq,
         });
     }
-    let (handlers, interval_timers, attributes) = process
+    let (handlers, interval_timers, posix_timers, attributes) = process
         .ok_or_else(|| Error::new(Code::NoSuchTask, "visiting a task").cause("it has no thread left"))?;
-    Ok(Visit { handlers, interval_timers, attributes, threads, vdso: image })
+    Ok(Visit { handlers, interval_timers, posix_timers, attributes, threads, vdso: image })
 }
 
 struct Questions {
@@ -93,11 +101,12 @@ struct Questions {
 struct ProcessQuestions {
     actions: Actions,
     timers: IntervalTimers,
+    posix_timers: posix_timers::Questions,
     attributes: ProcessAttributes,
 }
 
 impl Questions {
-    fn ask(program: &mut Program, leader: bool) -> Self {
+    fn ask(program: &mut Program, leader: bool, timers: &[Timer]) -> Self {
         Questions {
             alt_stack: AlternateStack::ask(program),
             attributes: ThreadAttributes::ask(program),
@@ -105,6 +114,7 @@ impl Questions {
             process: leader.then(|| ProcessQuestions {
                 actions: Actions::ask(program),
                 timers: IntervalTimers::ask(program),
+                posix_timers: posix_timers::Questions::ask(program, timers),
                 attributes: ProcessAttributes::ask(program),
             }),
         }

@@ -3,7 +3,7 @@
 
 use super::{
     auxv, boot, cgroup, coredump_filter, cpuinfo, fdinfo, id_map, limits, locks, maps, mountinfo, namespaces,
-    oom_score_adj, personality, smaps, stat, status, syscall, tasks, timens, timers, timerslack,
+    oom_score_adj, personality, smaps, stat, status, syscall, tasks, timens, timer_list, timers, timerslack,
 };
 
 /// A parser, reduced to whether it understood.
@@ -11,7 +11,7 @@ type Parser = fn(&[u8]) -> bool;
 
 /// Every parser, by the name of its file.
 #[doc(hidden)]
-pub const PARSERS: [(&str, Parser); 23] = [
+pub const PARSERS: [(&str, Parser); 24] = [
     ("auxv", |b| auxv::parse(b).is_ok()),
     ("boot_id", |b| boot::parse_boot_id(b).is_ok()),
     ("cgroup", |b| cgroup::parse(b).is_ok()),
@@ -33,6 +33,7 @@ pub const PARSERS: [(&str, Parser); 23] = [
     ("status", |b| status::parse(b).is_ok()),
     ("syscall", |b| syscall::parse(b).is_ok()),
     ("timens_offsets", |b| timens::parse(b).is_ok()),
+    ("timer_list", |b| timer_list::parse(b).is_ok()),
     ("timers", |b| timers::parse(b).is_ok()),
     ("timerslack", |b| timerslack::parse(b).is_ok()),
 ];

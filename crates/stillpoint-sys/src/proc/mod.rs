@@ -27,6 +27,7 @@ pub mod status;
 pub mod syscall;
 pub mod tasks;
 pub mod timens;
+pub mod timer_list;
 pub mod timers;
 
 mod fuzz;

@@ -183,7 +183,13 @@ pub(super) fn timers(pid: u32) -> io::Result<Vec<String>> {
     if !Path::new(&path).exists() {
         return Ok(Vec::new());
     }
-    Ok(text(&read(&path)?).lines().map(str::to_owned).collect())
+    // Whom a timer notifies is told by the reader's ids; the task's own are what counts.
+    let own = |line: &str| {
+        let (what, id) = line.strip_prefix("notify: ")?.rsplit_once('.')?;
+        let inner = innermost(&status(&format!("/proc/{id}/status")).ok()?, "NSpid")?;
+        Some(format!("notify: {what}.{inner}"))
+    };
+    Ok(text(&read(&path)?).lines().map(|line| own(line).unwrap_or_else(|| line.to_owned())).collect())
 }
 
 /// The last number of an `NS...` line of status: the id that the task itself sees.

@@ -21,6 +21,7 @@ mod locks;
 mod memfds;
 mod pipe_full;
 mod pipes;
+mod posix_timers;
 mod private_map;
 mod restart;
 mod rlimits;
@@ -31,7 +32,6 @@ mod shmem;
 mod signals;
 mod sigwaits;
 mod stack;
-mod stopped;
 mod threads;
 mod tree;
 mod vforks;
@@ -49,7 +49,6 @@ pub(crate) const ALL: &[(&str, Run)] = &[
     ("counter", counter::run),
     ("threads", threads::run),
     ("tree", tree::run),
-    ("stopped", stopped::run),
     ("churn", churn::run),
     ("vforks", vforks::run),
     ("xsave", xsave::run),
@@ -60,6 +59,7 @@ pub(crate) const ALL: &[(&str, Run)] = &[
     ("restart", restart::run),
     ("waits", waits::run),
     ("itimers", itimers::run),
+    ("posix-timers", posix_timers::run),
     ("rlimits", rlimits::run),
     ("cwd", cwd::run),
     ("creds", creds::run),
