@@ -556,6 +556,12 @@ pub struct Task {
     /// tty_nr of /proc/PID/stat, 0: none
     #[prost(uint32, tag = "19")]
     pub terminal_device: u32,
+    /// job control has stopped it with this signal, 0: it runs
+    #[prost(uint32, tag = "41")]
+    pub stop_signal: u32,
+    /// and its parent has been told so by wait(2)
+    #[prost(bool, tag = "42")]
+    pub stop_reported: bool,
     /// of timer_create(2), by id
     #[prost(message, repeated, tag = "51")]
     pub posix_timers: ::prost::alloc::vec::Vec<PosixTimer>,

@@ -462,7 +462,9 @@ impl Started<'_> {
                     until = Until::Syscall;
                     running = stopped.resume(until, signal)?;
                 }
-                why if why.stops_the_process() => running = stopped.resume_without_stop(until)?,
+                why if why.undeniable().is_some() => {
+                    running = stopped.resume(until, why.undeniable().unwrap_or(0))?;
+                }
                 Stop::Syscall => {
                     let mut registers = stopped.registers()?;
                     if registers.record() >= last {
@@ -478,7 +480,6 @@ impl Started<'_> {
                     on_new_task(stopped.new_task()?);
                     running = stopped.resume(until, 0)?;
                 }
-                Stop::Interrupt => running = stopped.resume(until, 0)?,
                 other => {
                     return Err(Error::Unexpected {
                         doing: "running a program".into(),
@@ -614,10 +615,10 @@ fn leave_call(exit: Stopped, what: &str) -> Result<Stopped> {
     let mut running = exit.resume(Until::Stop, 0)?;
     loop {
         running = match running.wait()? {
-            Event::Stopped(stopped) if stopped.why() == Stop::Interrupt => return Ok(stopped),
-            Event::Stopped(stopped) if stopped.why().stops_the_process() => {
+            Event::Stopped(stopped) if stopped.why().is_rest() => return Ok(stopped),
+            Event::Stopped(stopped) if stopped.why() == Stop::Signal(libc::SIGSTOP) => {
                 stopped.interrupt_next()?;
-                stopped.resume_without_stop(Until::Stop)?
+                stopped.resume(Until::Stop, libc::SIGSTOP)?
             }
             Event::Stopped(other) => return Err(unexpected(tid, what, other.why())),
             Event::Gone(status) => return Err(gone(tid, status)),
@@ -629,12 +630,10 @@ fn expect_syscall_stop(running: Running, what: &str) -> Result<Stopped> {
     let tid = running.tid();
     match running.wait()? {
         Event::Stopped(stopped) if stopped.why() == Stop::Syscall => Ok(stopped),
-        // An interrupt that was asked for earlier may come first.
-        Event::Stopped(stopped) if stopped.why() == Stop::Interrupt => {
-            expect_syscall_stop(stopped.resume(Until::Syscall, 0)?, what)
-        }
-        Event::Stopped(stopped) if stopped.why().stops_the_process() => {
-            expect_syscall_stop(stopped.resume_without_stop(Until::Syscall)?, what)
+        // An interrupt that was asked for earlier may come first, or somebody stops the process.
+        Event::Stopped(stopped) if stopped.why().undeniable().is_some() => {
+            let signal = stopped.why().undeniable().unwrap_or(0);
+            expect_syscall_stop(stopped.resume(Until::Syscall, signal)?, what)
         }
         Event::Stopped(other) => Err(unexpected(tid, what, other.why())),
         Event::Gone(status) => Err(gone(tid, status)),

@@ -47,10 +47,23 @@ pub enum Stop {
 }
 
 impl Stop {
-    /// Whether job control stops the process here: nothing can block a SIGSTOP, nor the stop of another thread.
+    /// Whether it is at rest in the signal path, as PTRACE_INTERRUPT leaves it. In a process that job control has
+    /// stopped, that is reported as a stop of the group (kernel/signal.c, do_jobctl_trap); a thread of it runs on all the
+    /// same when it is resumed, and the kernel stops it again when it is detached (kernel/ptrace.c, __ptrace_unlink).
     #[must_use]
-    pub fn stops_the_process(self) -> bool {
-        matches!(self, Stop::Signal(libc::SIGSTOP) | Stop::Group(_))
+    pub fn is_rest(self) -> bool {
+        matches!(self, Stop::Interrupt | Stop::Group(_))
+    }
+
+    /// What the thread is to be resumed with: nothing can block a SIGSTOP, so it is delivered while a program runs too,
+    /// and then stops the process as it does any other.
+    #[must_use]
+    pub fn undeniable(self) -> Option<i32> {
+        match self {
+            Stop::Signal(libc::SIGSTOP) => Some(libc::SIGSTOP),
+            Stop::Interrupt | Stop::Group(_) => Some(0),
+            _ => None,
+        }
     }
 }
 
@@ -68,7 +81,6 @@ pub enum Event {
 #[must_use = "a running tracee must be waited for"]
 pub struct Running {
     tid: Pid,
-    owes_stop: bool,
 }
 
 /// A tracee that is stopped. Dropping it leaves it stopped until this process ends.
@@ -76,7 +88,6 @@ pub struct Running {
 pub struct Stopped {
     tid: Pid,
     why: Stop,
-    owes_stop: bool,
 }
 
 /// How a stopped task goes on.
@@ -95,7 +106,7 @@ pub enum Until {
 /// EPERM when it is traced already or not ours to trace; ESRCH when it is gone.
 pub fn seize(tid: Pid, options: u64) -> Result<Running> {
     raw(libc::PTRACE_SEIZE, tid, 0, options, "attaching")?;
-    Ok(Running { tid, owes_stop: false })
+    Ok(Running { tid })
 }
 
 /// Takes a tracee of ours whose state an earlier failure lost, and brings it to a stop; none when it is gone.
@@ -104,13 +115,13 @@ pub fn seize(tid: Pid, options: u64) -> Result<Running> {
 ///
 /// What waiting says.
 pub fn regain(tid: Pid) -> Result<Option<Stopped>> {
-    let stopped = Stopped { tid, why: Stop::Interrupt, owes_stop: false };
+    let stopped = Stopped { tid, why: Stop::Interrupt };
     match stopped.registers() {
         Ok(_) => return Ok(Some(stopped)),
         Err(error) if error.errno() == Some(libc::ESRCH) => {}
         Err(error) => return Err(error),
     }
-    let running = Running { tid, owes_stop: false };
+    let running = Running { tid };
     match running.interrupt() {
         Ok(()) => {}
         Err(error) if error.errno() == Some(libc::ESRCH) => return Ok(None),
@@ -133,7 +144,7 @@ impl Running {
 
     /// A tracee that was attached to at birth, when its creator's event named it.
     pub fn born(tid: Pid) -> Self {
-        Running { tid, owes_stop: false }
+        Running { tid }
     }
 
     /// Asks it to stop: PTRACE_INTERRUPT.
@@ -153,7 +164,7 @@ impl Running {
     pub fn wait(self) -> Result<Event> {
         loop {
             if let Some(event) = wait(self.tid, libc::WNOHANG)? {
-                return Ok(event.owing(self.owes_stop));
+                return Ok(event);
             }
             // The end of a process's first thread is reported when the others are reaped, and that may be left to us:
             // to block on it alone would be for ever when all are killed.
@@ -172,8 +183,7 @@ impl Running {
     ///
     /// ECHILD when it is not our tracee any more.
     pub fn poll(self) -> Result<std::result::Result<Event, Running>> {
-        let owes_stop = self.owes_stop;
-        Ok(wait(self.tid, libc::WNOHANG)?.map(|event| event.owing(owes_stop)).ok_or(self))
+        Ok(wait(self.tid, libc::WNOHANG)?.ok_or(self))
     }
 }
 
@@ -198,15 +208,6 @@ fn something_happens(waiting_for: Pid) -> Result<Pid> {
 /// Whether a thread runs no more, reaped or not.
 fn has_ended(tid: Pid) -> bool {
     crate::proc::stat::read(tid).map_or(true, |stat| matches!(stat.state, b'Z' | b'X'))
-}
-
-impl Event {
-    fn owing(mut self, owes_stop: bool) -> Self {
-        if let Event::Stopped(stopped) = &mut self {
-            stopped.owes_stop |= owes_stop;
-        }
-        self
-    }
 }
 
 fn wait(tid: Pid, flags: i32) -> Result<Option<Event>> {
@@ -244,7 +245,7 @@ fn wait(tid: Pid, flags: i32) -> Result<Option<Event>> {
             });
         }
     };
-    Ok(Some(Event::Stopped(Stopped { tid, why, owes_stop: false })))
+    Ok(Some(Event::Stopped(Stopped { tid, why })))
 }
 
 impl Stopped {
@@ -258,23 +259,6 @@ impl Stopped {
     #[must_use]
     pub fn why(&self) -> Stop {
         self.why
-    }
-
-    /// Whether a SIGSTOP was kept from it, by [`Stopped::resume_without_stop`].
-    #[must_use]
-    pub fn owes_stop(&self) -> bool {
-        self.owes_stop
-    }
-
-    /// Lets it go on from where job control stops it ([`Stop::stops_the_process`]). Whoever does this owes the task a
-    /// SIGSTOP: see [`Stopped::owes_stop`].
-    ///
-    /// # Errors
-    ///
-    /// ESRCH when it was killed meanwhile.
-    pub fn resume_without_stop(mut self, until: Until) -> Result<Running> {
-        self.owes_stop = true;
-        self.resume(until, 0)
     }
 
     /// Whether the signal that it is about to be delivered was sent with tgkill(2) by a process of this id, as the
@@ -302,7 +286,7 @@ impl Stopped {
             Until::Syscall => libc::PTRACE_SYSCALL,
         };
         raw(request, self.tid, 0, u64::from(signal.unsigned_abs()), "resuming")?;
-        Ok(Running { tid: self.tid, owes_stop: self.owes_stop })
+        Ok(Running { tid: self.tid })
     }
 
     /// Asks for a stop to come as soon as it is resumed.
@@ -316,7 +300,7 @@ impl Stopped {
 
     /// It was sent SIGKILL, which ends every stop: it runs to its end.
     pub fn killed(self) -> Running {
-        Running { tid: self.tid, owes_stop: self.owes_stop }
+        Running { tid: self.tid }
     }
 
     /// Stops tracing it, delivering `signal` (0: none), and lets it run.

@@ -58,7 +58,6 @@ refusals! {
     root_thread_fs user_thread_fs "thread-fs" => "unsupported-sharing";
     root_thread_files user_thread_files "thread-files" => "unsupported-sharing";
     root_ldt user_ldt "ldt" => "unsupported-state";
-    root_stopped user_stopped "stopped" => "unsupported-state";
     root_mempolicy user_mempolicy "mempolicy" => "unsupported-state" | "unsupported-area";
     root_syscall_dispatch user_syscall_dispatch "syscall-dispatch" => "unsupported-state";
     root_no_tsc user_no_tsc "no-tsc" => "unsupported-state";

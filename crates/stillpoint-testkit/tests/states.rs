@@ -44,6 +44,7 @@ states! {
     root_counter user_counter "counter";
     root_threads user_threads "threads";
     root_tree user_tree "tree";
+    root_stopped user_stopped "stopped";
     root_churn user_churn "churn";
     root_vforks user_vforks "vforks";
     root_xsave user_xsave "xsave";

@@ -134,27 +134,11 @@ fn collect(tree: &mut FrozenTree, externals: &[External]) -> Result<Collected> {
         vdso = captured.vdso;
         tasks.push((relations.complete(task), captured.threads));
     }
-    refuse_stopped(tree)?;
     shared.refuse_outsiders(&tree.tasks)?;
     let shared = shared.finish(&mut objects);
     let (objects, contents) = objects.into_parts();
     let header = header::header(&tasks, choices, private_pids, relations.foreign(), vdso)?;
     Ok(Collected { objects, tasks, contents, memory, shared, header, notes, files })
-}
-
-/// A task that job control has stopped while it was looked at is refused, as one that was stopped before is.
-fn refuse_stopped(tree: &FrozenTree) -> Result<()> {
-    for task in &tree.tasks {
-        if task.threads.iter().filter_map(|thread| thread.stopped.as_ref()).any(|stopped| stopped.owes_stop())
-        {
-            return Err(Error::new(Code::UnsupportedState, "saving a task")
-                .in_task(&task.name)
-                .cause("it was stopped (SIGSTOP) while it was looked at")
-                .remedy("continue it with SIGCONT first")
-                .into());
-        }
-    }
-    Ok(())
 }
 
 fn fs_context(frozen: &freeze::FrozenTask, umask: u32) -> Result<FsContext> {

@@ -104,18 +104,8 @@ impl FrozenThread {
     fn release(mut self) -> Result<()> {
         self.undisturb()?;
         let Some(stopped) = self.stopped else { return Ok(()) };
-        // It was kept from the thread while a program ran in it; a SIGCONT that has come since takes it back.
-        if stopped.owes_stop() && !continues(self.host_tid)? {
-            task::signal_thread(self.host_tid, libc::SIGSTOP)?;
-        }
         Ok(stopped.detach(0)?)
     }
-}
-
-/// Whether a SIGCONT is pending.
-fn continues(tid: Pid) -> Result<bool> {
-    let status = status::read(tid)?;
-    Ok((status.sig_pnd | status.shd_pnd) & 1 << (libc::SIGCONT - 1) != 0)
 }
 
 fn lost(tid: Pid) -> Box<Error> {

@@ -344,14 +344,7 @@ impl Freezer {
         let signal = match stopped.why() {
             // An earlier request.
             Stop::Interrupt if runs_on => 0,
-            Stop::Interrupt => return Ok(Step::Stopped(stopped)),
-            Stop::Group(signal) => {
-                stopped.detach(0)?;
-                return Err(refusal(pid, Code::UnsupportedState)
-                    .cause(format!("it is stopped by job control (signal {signal})"))
-                    .remedy("continue it with SIGCONT first")
-                    .into());
-            }
+            Stop::Interrupt | Stop::Group(_) => return Ok(Step::Stopped(stopped)),
             Stop::Signal(signal) => signal,
             Stop::NewTask => {
                 self.born.insert(stopped.new_task()?);
@@ -496,7 +489,11 @@ fn frozen_task(pid: Pid, process: Process) -> std::result::Result<FrozenTask, Un
         let Held::Stopped(stopped) = held else { continue };
         match frozen_thread(pid, tid, &stopped) {
             Ok((tid_inside, seen, mask)) => {
-                let registers = restart::unnoticed(seen);
+                // A call that job control has made fail is to be seen to fail.
+                let registers = match stopped.why() {
+                    Stop::Group(_) => seen,
+                    _ => restart::unnoticed(seen),
+                };
                 threads.push(FrozenThread {
                     host_tid: tid,
                     tid: tid_inside,

@@ -265,6 +265,10 @@ fn check_ids(task: &Task, threads: &[Thread]) -> Result<()> {
     if task.pid == 0 || task.pid > i32::MAX.unsigned_abs() {
         return bad("its id is not one that a process can have");
     }
+    let stops = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].map(i32::unsigned_abs);
+    if task.stop_signal != 0 && (task.zombie || !stops.contains(&task.stop_signal)) {
+        return bad("what has stopped it stops no process");
+    }
     if task.zombie {
         return if threads.is_empty() { Ok(()) } else { bad("a zombie with threads") };
     }

@@ -12,7 +12,7 @@ use stillpoint_image::VerifiedImage;
 use stillpoint_image::records::{Backing, Credentials, Thread};
 use stillpoint_sys::arch::{self, Registers};
 use stillpoint_sys::program::{self, Marker, Program, ProgramArea};
-use stillpoint_sys::ptrace::{self, Event, Running, Stop, Stopped, Until, options};
+use stillpoint_sys::ptrace::{self, Event, Running, Stopped, Until, options};
 use stillpoint_sys::{Pid, RemoteAddr, clone, signal, task, vm};
 
 use super::parts::{self, Tools};
@@ -33,7 +33,7 @@ const OPTIONS: u64 = options::SYSCALL_GOOD | options::NEW_TASKS | options::EXIT_
 
 /// A tree while it is built.
 pub(super) struct Builder<'a> {
-    model: &'a Model,
+    pub(super) model: &'a Model,
     lineage: &'a Lineage,
     image: &'a VerifiedImage<File>,
     place: &'a Place,
@@ -152,6 +152,8 @@ impl<'a> Builder<'a> {
             self.run_leader(n, sequence)?;
         }
         self.end_zombies(have)?;
+        // Before the actions are set, which drops the SIGCHLDs of both.
+        self.stop_processes()?;
         for (n, process, body) in self.model.living() {
             let mut leader = Sequence::new();
             parts::process_state(&mut leader, &process.task, body)?;
@@ -412,7 +414,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Runs a sequence in a process's leader; returns the ids of tasks that it made, in order.
-    fn run_leader(&mut self, n: usize, sequence: Sequence) -> Result<Vec<Pid>> {
+    pub(super) fn run_leader(&mut self, n: usize, sequence: Sequence) -> Result<Vec<Pid>> {
         let mut born = Vec::new();
         for program in sequence.into_programs() {
             let marker = self.marker(n, 0)?;
@@ -477,12 +479,12 @@ impl<'a> Builder<'a> {
         self.fills.get(&mm).unwrap_or(&NONE)
     }
 
-    fn take(&mut self, n: usize, slot: usize) -> Result<Stopped> {
+    pub(super) fn take(&mut self, n: usize, slot: usize) -> Result<Stopped> {
         let thread = self.made.get_mut(n).and_then(|made| made.threads.get_mut(slot));
         thread.and_then(|(_, stopped)| stopped.take()).ok_or_else(|| lost(n))
     }
 
-    fn put(&mut self, n: usize, slot: usize, stopped: Stopped) -> Result<()> {
+    pub(super) fn put(&mut self, n: usize, slot: usize, stopped: Stopped) -> Result<()> {
         match self.made.get_mut(n).and_then(|made| made.threads.get_mut(slot)) {
             Some((_, place)) => {
                 *place = Some(stopped);
@@ -613,7 +615,7 @@ fn await_birth(tid: Pid) -> Result<Stopped> {
 fn await_stop(running: Running) -> Result<Stopped> {
     let tid = running.tid();
     match running.wait()? {
-        Event::Stopped(stopped) if stopped.why() == Stop::Interrupt => Ok(stopped),
+        Event::Stopped(stopped) if stopped.why().is_rest() => Ok(stopped),
         Event::Stopped(stopped) => Err(Error::new(Code::Failed, "making a task")
             .task(tid, "")
             .cause(format!("it stopped for {:?}", stopped.why()))
@@ -654,7 +656,7 @@ fn no_room() -> Box<Error> {
     Box::new(Error::new(Code::KernelLacks, "finding room in memory").cause("the tree's areas leave none"))
 }
 
-fn lost(n: usize) -> Box<Error> {
+pub(super) fn lost(n: usize) -> Box<Error> {
     Box::new(
         Error::new(Code::Failed, "building the tree")
             .cause(format!("process number {n} of the image was lost track of")),

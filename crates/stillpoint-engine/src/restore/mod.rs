@@ -7,6 +7,7 @@ mod build;
 mod namespace;
 mod parts;
 pub mod sequence;
+mod stops;
 mod terminal;
 mod transfer;
 mod undo;

@@ -4,6 +4,7 @@
 pub mod attributes;
 pub mod credentials;
 pub mod futex;
+pub mod job_control;
 pub mod limits;
 pub mod namespaces;
 pub mod posix_timers;
@@ -69,7 +70,11 @@ pub const SUPPORT: &[SupportRow] = &[
         "5.10",
         "a poll(2), epoll, signal or futex wait with a timeout starts it anew",
     ),
-    SupportRow::refused("job-control-stopped tasks", "not yet"),
+    SupportRow::saved(
+        "job-control-stopped tasks",
+        "5.10",
+        "before 5.17 their parents are told of the stop once more; a report of SIGCONT that was not collected is lost",
+    ),
     SupportRow::refused("traced tasks", "a task has one tracer"),
     SupportRow::refused("locks of memory to come (mlockall with MCL_FUTURE)", "not yet"),
     SupportRow::refused("seccomp", "not yet"),
@@ -151,6 +156,10 @@ fn capture_alive(task: &mut FrozenTask, vdso: (u64, u64)) -> Result<Captured> {
     }
     let notes = posix_timers::notes(&task.name, &posix_timers).collect();
     let umask = statuses.first().and_then(|status| status.umask);
+    let all_pending = threads
+        .iter()
+        .fold(signals::pending_mask(&pending), |all, thread| all | signals::pending_mask(&thread.pending));
+    let stop = job_control::capture(task, all_pending)?;
     Ok(Captured {
         task: Task {
             interval_timers: visit.interval_timers,
@@ -160,6 +169,8 @@ fn capture_alive(task: &mut FrozenTask, vdso: (u64, u64)) -> Result<Captured> {
             personality: personality::read(pid)?,
             oom_score_adj: oom_score_adj::read(pid)?,
             child_subreaper: visit.attributes.child_subreaper,
+            stop_signal: stop.map_or(0, |stop| stop.signal),
+            stop_reported: stop.is_some_and(|stop| stop.reported),
             ..base(task, &stat)
         },
         threads,

@@ -18,8 +18,8 @@
 //!
 //! `sp-work hold THING DIR` holds one thing that cannot be saved; `sp-work list` and `sp-work list-holds` print names.
 //!
-//! Not here, since later issues bring the kinds: O_PATH, POSIX timers, seccomp, stopped tasks, shared mm (issue
-//! 3); leases, inotify, deleted directories (issue 4); sockets, epoll, SysV and asynchronous I/O (issue 6).
+//! Not here, since later issues bring the kinds: leases, inotify, deleted directories (issue 4); sockets, epoll, SysV and
+//! asynchronous I/O (issue 6).
 
 #[macro_use]
 mod support;

@@ -18,7 +18,6 @@ pub(super) const ALL: &[(&str, Setup)] = &[
     ("thread-fs", |_| thread(|| sys!(libc::unshare(libc::CLONE_FS)))),
     ("thread-files", |_| thread(|| sys!(libc::unshare(libc::CLONE_FILES)))),
     ("ldt", ldt),
-    ("stopped", stopped),
     ("mempolicy", mempolicy),
     ("syscall-dispatch", syscall_dispatch),
     ("no-tsc", no_tsc),
@@ -166,36 +165,6 @@ fn ldt(_: &Ctx) -> Held {
         let mut bytes = [0_u8; 64];
         let got = sys!(libc::syscall(libc::SYS_modify_ldt, 0, bytes.as_mut_ptr(), 64_usize))?;
         ensure!(got > 0 && bytes[..8] != [0; 8], "the LDT entry is lost");
-        Ok(())
-    }))
-}
-
-fn stopped(_: &Ctx) -> Held {
-    let pid = sys!(libc::fork())?;
-    if pid == 0 {
-        let _ = sys!(libc::raise(libc::SIGSTOP));
-        // SAFETY: ends the process at once.
-        unsafe { libc::_exit(0) }
-    }
-    // Waits for the stop, then looks at it again and again without taking it.
-    let look = move |flags: i32| -> Check {
-        // SAFETY: all zeroes is a valid siginfo_t.
-        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-        let options = libc::WSTOPPED | libc::WNOWAIT | flags;
-        sys!(libc::waitid(libc::P_PID, pid.cast_unsigned(), &raw mut info, options))?;
-        // SAFETY: waitid filled in the fields of SIGCHLD, or left zeroes.
-        same!("the stopped child", unsafe { info.si_pid() }, pid);
-        Ok(())
-    };
-    look(0)?;
-    // A tool that traced it meanwhile may have consumed the report of the stop; that it does not run is what counts.
-    Ok(Box::new(move || {
-        // SAFETY: all zeroes is a valid siginfo_t.
-        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-        let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-        sys!(libc::waitid(libc::P_PID, pid.cast_unsigned(), &raw mut info, options))?;
-        // SAFETY: as above.
-        same!("the stopped child ran on and ended", unsafe { info.si_pid() }, 0);
         Ok(())
     }))
 }

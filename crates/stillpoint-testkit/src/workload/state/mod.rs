@@ -32,6 +32,7 @@ mod shmem;
 mod signals;
 mod sigwaits;
 mod stack;
+mod stopped;
 mod threads;
 mod tree;
 mod vforks;
@@ -49,6 +50,7 @@ pub(crate) const ALL: &[(&str, Run)] = &[
     ("counter", counter::run),
     ("threads", threads::run),
     ("tree", tree::run),
+    ("stopped", stopped::run),
     ("churn", churn::run),
     ("vforks", vforks::run),
     ("xsave", xsave::run),
