@@ -32,6 +32,20 @@ const _: () = assert!(size_of::<Record>() == RECORD);
 /// The page that holds the loop, at the start of a program area.
 pub const CODE_SIZE: u64 = 4096;
 
+/// What follows the loop, so that an area whose tracer was killed is recognised: random bytes, then its size.
+const MAGIC: [u8; 32] = [
+    0x9b, 0x1e, 0x53, 0xc4, 0x07, 0xda, 0x6f, 0xb2, 0x38, 0xe1, 0x84, 0x2d, 0x70, 0xf9, 0x4a, 0xc6, 0x15,
+    0xab, 0x6c, 0x92, 0xd7, 0x3e, 0x08, 0x5f, 0xe4, 0x71, 0xbd, 0x26, 0x99, 0x40, 0xcf, 0x13,
+];
+
+/// Where an area is best mapped: an address that nothing else is likely to use, so that one of which nothing but its
+/// mapping was done is recognised, too.
+pub const AREA_HINT: RemoteAddr = RemoteAddr(0x1511_90b0_0000);
+
+/// The room below a guard in a slot, for the handler of a signal that arrives before its tracer has blocked it, or
+/// when the tracer is gone.
+const HANDLER_ROOM: u64 = 32 << 10;
+
 /// An argument of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arg {
@@ -288,7 +302,30 @@ impl ProgramArea {
     ///
     /// EFAULT when the area is not mapped there.
     pub fn install(&self, pid: Pid) -> Result<()> {
-        vm::write(pid, self.start, program_loop())
+        vm::write(pid, self.start, &Self::code(self.size()))
+    }
+
+    fn code(size: u64) -> Vec<u8> {
+        [program_loop(), &MAGIC, &size.to_le_bytes()].concat()
+    }
+
+    /// The size of the program area that a killed tracer has left at an address, if there is one in the range.
+    ///
+    /// # Errors
+    ///
+    /// EFAULT when nothing is readable there.
+    pub fn left_at(pid: Pid, range: std::ops::Range<u64>) -> Result<Option<u64>> {
+        let mut bytes = Self::code(0);
+        vm::read(pid, RemoteAddr(range.start), &mut bytes)?;
+        let size = bytes.last_chunk().map_or(0, |size| u64::from_le_bytes(*size));
+        let whole = size.next_multiple_of(CODE_SIZE);
+        let fits = whole != 0 && whole <= range.end - range.start;
+        if fits && bytes == Self::code(size) {
+            return Ok(Some(whole));
+        }
+        // Mapped and not yet written to.
+        let empty = range.start == AREA_HINT.0 && bytes.iter().all(|&byte| byte == 0);
+        Ok(empty.then_some(range.end - range.start))
     }
 }
 
@@ -358,7 +395,7 @@ impl Guard {
     /// The room that a guard needs in a slot beside the program, for a thread with extended state of that size.
     #[must_use]
     pub fn size(extended: usize) -> u64 {
-        SignalFrame::size(extended) as u64
+        SignalFrame::size(extended) as u64 + HANDLER_ROOM
     }
 }
 
@@ -400,8 +437,8 @@ pub fn start<'p>(
     let frame = match guard {
         Some(guard) => {
             let extended = thread.extended()?;
-            let start = at.0 + area.slot_size.saturating_sub(Guard::size(extended.len()));
-            Some(SignalFrame::build(start, &guard.registers, guard.mask, &extended))
+            let start = at.0 + area.slot_size.saturating_sub(SignalFrame::size(extended.len()) as u64);
+            Some(SignalFrame::build(start, &guard.registers, guard.mask, &extended, 0))
         }
         None => None,
     };
@@ -542,6 +579,16 @@ impl Finished {
     }
 }
 
+/// Where a thread makes a single call from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallSite {
+    /// An instruction of its memory that enters the kernel. With a way back, one that returns to its caller then.
+    pub instruction: RemoteAddr,
+    /// The way back, should the tracer be killed: the stack pointer at a signal frame, whose first word is the address
+    /// of a restorer. The thread then goes on as if a handler had returned.
+    pub back: Option<u64>,
+}
+
 /// Makes one system call in a stopped thread, through a `syscall` instruction of its own memory, before a program
 /// area exists or after it is gone. Leaves the thread in a stop of the signal path, from which registers may be
 /// set so that the kernel restarts an interrupted call; its registers are those of the call.
@@ -551,14 +598,17 @@ impl Finished {
 /// What the kernel answered to the call, under the name `what`.
 pub fn single(
     thread: Stopped,
-    instruction: RemoteAddr,
+    site: CallSite,
     what: &str,
     number: i64,
     arguments: [u64; 6],
 ) -> Result<(Stopped, i64)> {
     let tid = thread.tid();
     let mut registers: Registers = thread.registers()?;
-    registers.set_call(instruction.0, number.cast_unsigned(), arguments);
+    registers.set_call(site.instruction.0, number.cast_unsigned(), arguments);
+    if let Some(stack) = site.back {
+        registers.set_stack(stack);
+    }
     thread.set_registers(&registers)?;
     thread.set_signal_mask(u64::MAX)?;
     let entry = expect_syscall_stop(thread.resume(Until::Syscall, 0)?, what)?;

@@ -47,6 +47,7 @@ states! {
     root_stopped user_stopped "stopped";
     root_churn user_churn "churn";
     root_vforks user_vforks "vforks";
+    root_busy user_busy "busy";
     root_xsave user_xsave "xsave";
     root_rseq user_rseq "rseq";
     root_signals user_signals "signals";

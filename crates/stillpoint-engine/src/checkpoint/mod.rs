@@ -16,7 +16,7 @@ use crate::memory::areas::Areas;
 use crate::memory::pages::{self, Chunk};
 use crate::memory::shared::{SharedAreas, View};
 use crate::memory::{self, CapturedMm};
-use crate::task::{self, namespaces, sharing};
+use crate::task::{self, Gadgets, leftover, namespaces, sharing};
 use crate::{
     CheckpointOptions, CheckpointReport, Code, Compression, Error, External, Fate, Observer, Phase, Result,
 };
@@ -115,14 +115,18 @@ fn collect(tree: &mut FrozenTree, externals: &[External]) -> Result<Collected> {
     let mut tasks = Vec::with_capacity(tree.tasks.len());
     let mut memory = Vec::with_capacity(tree.tasks.len());
     let mut vdso = Vec::new();
+    let mut gadgets = Gadgets::default();
     for frozen in &mut tree.tasks {
         if frozen.zombie {
             let captured = task::capture_zombie(frozen)?;
             tasks.push((relations.complete(captured.task), Vec::new()));
             continue;
         }
-        let areas = Areas::read(frozen)?;
-        let captured = task::capture(frozen, areas.vdso(frozen)?)?;
+        let mut areas = Areas::read(frozen)?;
+        if leftover::remove(frozen, areas.maps(), &mut gadgets)? {
+            areas = Areas::read(frozen)?;
+        }
+        let captured = task::capture(frozen, &areas, &mut gadgets)?;
         notes.extend(captured.notes);
         let Some(attributes) = captured.attributes else { continue };
         let mm = memory::capture(frozen, &areas, &attributes, &mut objects, &mut shared)?;

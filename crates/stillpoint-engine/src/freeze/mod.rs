@@ -84,7 +84,8 @@ impl FrozenThread {
         self.stopped.take().ok_or_else(|| lost(self.host_tid))
     }
 
-    /// Puts registers and mask back.
+    /// Puts the mask and then the registers back: should this process be killed in between, the thread comes home by
+    /// its guard.
     ///
     /// # Errors
     ///
@@ -94,8 +95,8 @@ impl FrozenThread {
             self.stopped = ptrace::regain(self.host_tid)?;
         }
         if let (true, Some(stopped)) = (self.disturbed, &self.stopped) {
-            stopped.set_registers(&self.registers)?;
             stopped.set_signal_mask(self.mask)?;
+            stopped.set_registers(&self.registers)?;
             self.disturbed = false;
         }
         Ok(())

@@ -89,6 +89,11 @@ impl Areas {
         Ok(Areas { seen: smaps::read(task.host_pid)? })
     }
 
+    /// What `/proc/PID/maps` says of them.
+    pub fn maps(&self) -> impl Iterator<Item = &stillpoint_sys::proc::maps::Mapping> + Clone {
+        self.seen.iter().map(|area| &area.map)
+    }
+
     /// Where the vDSO is.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 use stillpoint_image::VerifiedImage;
 use stillpoint_image::records::{Backing, Credentials, Thread};
 use stillpoint_sys::arch::{self, Registers};
-use stillpoint_sys::program::{self, Marker, Program, ProgramArea};
+use stillpoint_sys::program::{self, CallSite, Marker, Program, ProgramArea};
 use stillpoint_sys::ptrace::{self, Event, Running, Stopped, Until, options};
 use stillpoint_sys::{Pid, RemoteAddr, clone, signal, task, vm};
 
@@ -379,8 +379,9 @@ impl<'a> Builder<'a> {
         let size = self.area.size().next_multiple_of(PAGE);
         let stopped = self.take(n, 0)?;
         let arguments = [self.area.start.0, size, 0, 0, 0, 0];
+        let site = CallSite { instruction, back: None };
         let (stopped, _) =
-            program::single(stopped, instruction, "removing the program", libc::SYS_munmap, arguments)?;
+            program::single(stopped, site, "removing the program", libc::SYS_munmap, arguments)?;
         self.put(n, 0, stopped)
     }
 

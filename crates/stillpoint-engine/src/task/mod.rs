@@ -5,6 +5,7 @@ pub mod attributes;
 pub mod credentials;
 pub mod futex;
 pub mod job_control;
+pub mod leftover;
 pub mod limits;
 pub mod namespaces;
 pub mod posix_timers;
@@ -16,6 +17,7 @@ pub mod sharing;
 pub mod signals;
 pub mod timers;
 mod visit;
+mod way_back;
 
 use stillpoint_image::records::{PendingSignal, PosixTimer, SignalHandlers, Task, Thread};
 use stillpoint_sys::arch;
@@ -24,9 +26,11 @@ use stillpoint_sys::proc::{boot, clocks, limits as proc_limits, stat, status, ti
 
 use crate::freeze::{FrozenTask, FrozenThread};
 use crate::kind::support::{State, SupportRow};
+use crate::memory::areas::Areas;
 use crate::{Code, Error, Result, TaskName};
 
 pub use attributes::ProcessAnswers;
+pub use way_back::Gadgets;
 
 /// What of a task's own state is saved or refused, for the support matrix.
 pub const SUPPORT: &[SupportRow] = &[
@@ -135,20 +139,20 @@ pub fn capture_zombie(task: &FrozenTask) -> Result<Captured> {
     })
 }
 
-/// Saves a living process's own state. `vdso` says where its vDSO is, start and end.
+/// Saves a living process's own state.
 ///
 /// # Errors
 ///
 /// A refusal that names the state, or what the kernel answered.
-pub fn capture(task: &mut FrozenTask, vdso: (u64, u64)) -> Result<Captured> {
+pub fn capture(task: &mut FrozenTask, areas: &Areas, gadgets: &mut Gadgets) -> Result<Captured> {
     let name = task.name.clone();
-    capture_alive(task, vdso).map_err(|error| Box::new((*error).in_task(&name)))
+    capture_alive(task, areas, gadgets).map_err(|error| Box::new((*error).in_task(&name)))
 }
 
-fn capture_alive(task: &mut FrozenTask, vdso: (u64, u64)) -> Result<Captured> {
+fn capture_alive(task: &mut FrozenTask, areas: &Areas, gadgets: &mut Gadgets) -> Result<Captured> {
     let pid = task.host_pid;
     let stat = stat::read(pid)?;
-    let Settled { visit, statuses, pending, thread_pending, posix_timers } = settle(task, vdso)?;
+    let Settled { visit, statuses, pending, thread_pending, posix_timers } = settle(task, areas, gadgets)?;
     let mut threads = Vec::with_capacity(task.threads.len());
     let state = statuses.iter().zip(&visit.threads).zip(thread_pending);
     for (thread, ((status, answers), pending)) in task.threads.iter().zip(state) {
@@ -197,7 +201,7 @@ const TIMER_SIGNALS: u64 = 1 << (libc::SIGALRM - 1) | 1 << (libc::SIGVTALRM - 1)
 
 /// Visits a process until none of its timers fired between the reading of the timers and that of the pending signals:
 /// else an expiry would be saved twice or not at all. A timer whose signal is pending already can fire no further.
-fn settle(task: &mut FrozenTask, vdso: (u64, u64)) -> Result<Settled> {
+fn settle(task: &mut FrozenTask, areas: &Areas, gadgets: &mut Gadgets) -> Result<Settled> {
     let pid = task.host_pid;
     for thread in &mut task.threads {
         restart::identify(thread)?;
@@ -214,7 +218,7 @@ fn settle(task: &mut FrozenTask, vdso: (u64, u64)) -> Result<Settled> {
         let before = statuses.first().map_or(0, |status| status.shd_pnd);
         let sent = if timers.is_empty() { Vec::new() } else { senders(&all_pending(task)?) };
         let from_ns = clocks::read().realtime;
-        let visit = visit::visit(task, vdso, &statuses, &timers)?;
+        let visit = visit::visit(task, areas, gadgets, &statuses, &timers)?;
         let asked = posix_timers::Asked { from_ns, until_ns: clocks::read().realtime };
         let pendings = all_pending(task)?;
         tries += 1;

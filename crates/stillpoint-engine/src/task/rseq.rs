@@ -67,6 +67,8 @@ pub fn leave_critical_section(thread: &Stopped, rseq: &Rseq, registers: &mut Reg
             .into());
     }
     registers.set_ip(abort);
+    // In this order: should this process be killed in between, the kernel finds the thread outside of the section.
+    thread.set_registers(registers)?;
     vm::write(tid, RemoteAddr(rseq.pointer + CRITICAL_SECTION), &[0; 8])?;
     Ok(true)
 }

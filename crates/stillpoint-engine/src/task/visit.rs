@@ -1,17 +1,22 @@
 //! The visit to a frozen process: a program runs in each of its threads and asks what only they can.
 
 use stillpoint_image::records::{AltStack, IntervalTimer, SignalHandlers};
+use stillpoint_sys::proc::maps::Mapping;
 use stillpoint_sys::proc::status::{self, Status};
 use stillpoint_sys::proc::timers::Timer;
-use stillpoint_sys::program::{self, CODE_SIZE, Finished, Guard, Marker, Program, ProgramArea};
+use stillpoint_sys::program::{
+    self, AREA_HINT, CODE_SIZE, CallSite, Finished, Guard, Marker, Program, ProgramArea,
+};
 use stillpoint_sys::ptrace::{self, Rseq};
-use stillpoint_sys::{RemoteAddr, arch, vm};
+use stillpoint_sys::{RemoteAddr, vm};
 
 use super::attributes::{Defaults, ProcessAnswers, ProcessAttributes, ThreadAttributes};
 use super::signals::{Actions, AlternateStack};
 use super::timers::IntervalTimers;
+use super::way_back::{Gadgets, WayBack};
 use super::{attributes, posix_timers, restart, rseq};
 use crate::freeze::{FrozenTask, FrozenThread};
+use crate::memory::areas::Areas;
 use crate::{Code, Error, Result};
 
 /// What the visit learned of a process.
@@ -36,14 +41,15 @@ pub(super) struct ThreadAnswers {
 /// Visits a process.
 pub(super) fn visit(
     task: &mut FrozenTask,
-    vdso: (u64, u64),
+    areas: &Areas,
+    gadgets: &mut Gadgets,
     statuses: &[Status],
     timers: &[Timer],
 ) -> Result<Visit> {
     let pid = task.host_pid;
+    let vdso = areas.vdso(task)?;
     let mut image = vec![0; usize::try_from(vdso.1 - vdso.0).unwrap_or(0)];
     vm::read(pid, RemoteAddr(vdso.0), &mut image)?;
-    let instruction = find_instruction(&image, vdso.0)?;
     let mut sequences = Vec::with_capacity(task.threads.len());
     for thread in &mut task.threads {
         let sequence = rseq::capture(thread.stopped()?)?;
@@ -63,11 +69,15 @@ pub(super) fn visit(
             (program, questions)
         })
         .collect();
-    let finished = run(task, instruction, &programs, statuses);
-    // At once, not when they are let go of: should this process be killed, they go on by themselves.
-    let undisturbed: Vec<Result<()>> = task.threads.iter_mut().map(FrozenThread::undisturb).collect();
+    let maps: Vec<Mapping> = areas.maps().cloned().collect();
+    let way = WayBack::lay(task, &maps, gadgets)?;
+    let finished = run(task, way.site, &programs, statuses);
+    // At once, not when they are let go of: the way back of the leader ends here.
+    let undisturbed = undisturb(&mut task.threads);
+    let cleared = way.clear(pid);
     let finished = finished?;
-    undisturbed.into_iter().collect::<Result<()>>()?;
+    undisturbed?;
+    cleared?;
     let mut threads = Vec::with_capacity(finished.len());
     let mut process = None;
     for (((_, questions), finished), rseq) in programs.iter().zip(&finished).zip(sequences) {
@@ -124,7 +134,7 @@ impl Questions {
 /// Maps a program area, runs one program per thread, all at once, and unmaps the area whatever happened.
 fn run(
     task: &mut FrozenTask,
-    instruction: RemoteAddr,
+    site: CallSite,
     programs: &[(Program, Questions)],
     statuses: &[Status],
 ) -> Result<Vec<Finished>> {
@@ -140,11 +150,11 @@ fn run(
     let pid = task.host_pid;
     let address = leader_call(
         task,
-        instruction,
+        site,
         "mapping a program area",
         libc::SYS_mmap,
         [
-            0,
+            AREA_HINT.0,
             size,
             (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC).unsigned_abs().into(),
             (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS).unsigned_abs().into(),
@@ -159,16 +169,19 @@ fn run(
     for thread in task.threads.iter_mut().filter(|thread| thread.stopped.is_none()) {
         thread.stopped = ptrace::regain(thread.host_tid)?;
     }
+    // They have to be home before the area is gone; the leader has its way back.
+    let home = undisturb(task.threads.get_mut(1..).unwrap_or_default());
     let future = outcome.is_ok() && locks_new_areas(pid, statuses, size)?;
     let unmapped = leader_call(
         task,
-        instruction,
+        site,
         "unmapping the program area",
         libc::SYS_munmap,
         [area.start.0, size, 0, 0, 0, 0],
     );
     let finished = outcome?;
     unmapped?;
+    home?;
     if future {
         return Err(Error::new(Code::UnsupportedState, "visiting a task")
             .object("memory locks")
@@ -226,6 +239,11 @@ fn run_in(
     }
 }
 
+fn undisturb(threads: &mut [FrozenThread]) -> Result<()> {
+    let all: Vec<Result<()>> = threads.iter_mut().map(FrozenThread::undisturb).collect();
+    all.into_iter().collect()
+}
+
 /// Whether new areas are locked, which no file of /proc tells but the program area does.
 fn locks_new_areas(pid: u32, statuses: &[Status], size: u64) -> Result<bool> {
     let locked = |status: &Status| status.memory.as_ref().map_or(0, |memory| memory.locked);
@@ -248,25 +266,13 @@ fn marker(pid: u32, tid: u32, status: &Status) -> Result<Marker> {
 
 fn leader_call(
     task: &mut FrozenTask,
-    instruction: RemoteAddr,
+    site: CallSite,
     what: &str,
     number: i64,
     arguments: [u64; 6],
 ) -> Result<i64> {
     let leader = task.threads.first_mut().ok_or_else(|| Error::new(Code::NoSuchTask, "visiting a task"))?;
-    let (stopped, result) = program::single(leader.take()?, instruction, what, number, arguments)?;
+    let (stopped, result) = program::single(leader.take()?, site, what, number, arguments)?;
     leader.stopped = Some(stopped);
     Ok(result)
-}
-
-fn find_instruction(vdso: &[u8], start: u64) -> Result<RemoteAddr> {
-    let at =
-        vdso.windows(arch::SYSCALL_INSTRUCTION.len()).position(|bytes| bytes == arch::SYSCALL_INSTRUCTION);
-    match at {
-        Some(at) => Ok(RemoteAddr(start + at as u64)),
-        None => Err(Error::new(Code::UnsupportedState, "visiting a task")
-            .object("[vdso]")
-            .cause("it holds no instruction that enters the kernel")
-            .into()),
-    }
 }

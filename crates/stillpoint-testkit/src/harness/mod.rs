@@ -104,9 +104,14 @@ impl Who {
 
 /// Says that a case is skipped, past the test runner's capture, so that a log shows it.
 pub fn skip(why: &str) {
+    note(&format!("skipped: {why}"));
+}
+
+/// Says something of a case in the same way.
+pub fn note(text: &str) {
     use std::io::Write;
     let thread = std::thread::current();
-    let _ = writeln!(std::io::stderr(), "{}: skipped: {why}", thread.name().unwrap_or("a case"));
+    let _ = writeln!(std::io::stderr(), "{}: {text}", thread.name().unwrap_or("a case"));
 }
 
 /// How long a hang may last: far longer than anything takes on a busy machine.

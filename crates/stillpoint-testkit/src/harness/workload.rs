@@ -322,6 +322,11 @@ impl Workload {
         Ok(())
     }
 
+    /// Takes a tree that somebody has restored under its old id for this one.
+    pub fn adopt(&mut self) {
+        self.guard.watch(self.pid);
+    }
+
     /// Takes marks of an earlier run away, so that an older image can be restored.
     pub fn rewind(&self) {
         for name in ["finish", "finished", "quiet"] {

@@ -7,6 +7,14 @@ use std::arch::global_asm;
 /// The instruction that enters the kernel, as it is found in a vDSO.
 pub const SYSCALL_INSTRUCTION: &[u8] = &[0x0f, 0x05];
 
+/// The same, followed by a return to the caller: the end of any plain wrapper of a system call.
+pub const SYSCALL_AND_RETURN: &[u8] = &[0x0f, 0x05, 0xc3];
+
+/// What a signal handler returns to, which calls rt_sigreturn(2): `mov $15, %rax` or `mov $15, %eax`, then `syscall`.
+/// Every C library and the Go runtime have one of the two.
+pub const RESTORERS: [&[u8]; 2] =
+    [&[0x48, 0xc7, 0xc0, 0x0f, 0x00, 0x00, 0x00, 0x0f, 0x05], &[0xb8, 0x0f, 0x00, 0x00, 0x00, 0x0f, 0x05]];
+
 // rbx: the current record; r12: the record to go on with when one fails; r13: the record that failed, or 0.
 // The kernel preserves all three. Offsets are those of `program::Record`. Position independent.
 global_asm!(

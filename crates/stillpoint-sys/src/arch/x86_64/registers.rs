@@ -83,6 +83,12 @@ impl Registers {
         self.rip = ip;
     }
 
+    /// The stack pointer.
+    #[must_use]
+    pub fn stack(&self) -> u64 {
+        self.rsp
+    }
+
     /// Sets the stack pointer.
     pub fn set_stack(&mut self, sp: u64) {
         self.rsp = sp;

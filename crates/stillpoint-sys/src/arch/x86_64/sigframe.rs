@@ -23,7 +23,8 @@ pub struct SignalFrame {
     pub start: u64,
     /// Its bytes.
     pub bytes: Vec<u8>,
-    /// The stack pointer with which rt_sigreturn(2) finds it.
+    /// The stack pointer with which rt_sigreturn(2) finds it. The word below it holds the address that a handler
+    /// would return to. As in a frame of the kernel's, nothing of it lies below that word, where the next one goes.
     pub stack: u64,
     /// The size of the extended state that it was built from.
     pub extended: usize,
@@ -33,35 +34,36 @@ impl SignalFrame {
     /// The room that a frame needs from wherever it is to start.
     #[must_use]
     pub fn size(extended: usize) -> usize {
-        // Alignment, the second magic and its alignment, the return address.
-        64 + extended + 16 + 8 + CONTEXT
+        // Alignment, the return address, alignment again, the second magic.
+        64 + 8 + CONTEXT + 64 + extended + 4
     }
 
     /// A frame with a thread's registers, signal mask and extended state (a note, as ptrace gives it), in the room from
-    /// `start` on.
+    /// `start` on; `restorer` is where a handler would return to.
     #[must_use]
-    pub fn build(start: u64, registers: &Registers, mask: u64, note: &[u8]) -> Self {
+    pub fn build(start: u64, registers: &Registers, mask: u64, note: &[u8], restorer: u64) -> Self {
         let start = start.next_multiple_of(64);
-        let (mut bytes, floating) = match extended_state(note) {
-            Some(state) => (state, start),
-            None => (Vec::new(), 0),
-        };
-        // The return address, which nobody uses.
-        bytes.resize(bytes.len().next_multiple_of(16) + 8, 0);
-        let stack = start + bytes.len() as u64;
+        let context_end = start + 8 + CONTEXT as u64;
+        let state_start = context_end.next_multiple_of(64);
+        let state = extended_state(note);
         let r = registers.calling_again();
         let segments = (r.cs & 0xffff) | (r.ss & 0xffff) << 48;
-        let words = [FLAGS, 0, 0, NO_MODE, 0]
+        let words = [restorer, FLAGS, 0, 0, NO_MODE, 0]
             .into_iter()
             .chain([r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15])
             .chain([r.rdi, r.rsi, r.rbp, r.rbx, r.rdx, r.rax, r.rcx, r.rsp, r.rip, r.eflags, segments])
             // Error code, trap number, an old mask, cr2.
             .chain([0; 4])
-            .chain([floating])
+            .chain([if state.is_some() { state_start } else { 0 }])
             .chain([0; 8])
             .chain([mask]);
-        bytes.extend(words.flat_map(u64::to_le_bytes));
-        SignalFrame { start, bytes, stack, extended: note.len() }
+        let mut bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
+        if let Some(state) = state {
+            // XRSTOR needs it aligned.
+            bytes.resize(bytes.len().next_multiple_of(64), 0);
+            bytes.extend(state);
+        }
+        SignalFrame { start, bytes, stack: start + 8, extended: note.len() }
     }
 }
 
@@ -91,11 +93,12 @@ mod tests {
         let mut note = vec![0; 2696];
         note[512] = 3;
         for start in [0x1000, 0x1008, 0x103f] {
-            let frame = SignalFrame::build(start, &Registers::default(), 1, &note);
+            let frame = SignalFrame::build(start, &Registers::default(), 1, &note, 0x4321);
             assert!(frame.start >= start && frame.start.is_multiple_of(64));
             assert!(frame.start + frame.bytes.len() as u64 <= start + SignalFrame::size(note.len()) as u64);
-            assert_eq!(frame.stack + CONTEXT as u64, frame.start + frame.bytes.len() as u64);
-            assert_eq!(frame.bytes.last_chunk(), Some(&1u64.to_le_bytes()));
+            assert_eq!(frame.stack, frame.start + 8);
+            assert_eq!(frame.bytes.first_chunk(), Some(&0x4321u64.to_le_bytes()));
+            assert_eq!(frame.bytes[CONTEXT..].first_chunk(), Some(&1u64.to_le_bytes()));
         }
     }
 

@@ -4,6 +4,7 @@ mod anon;
 mod argv;
 mod attrs;
 mod brk;
+mod busy;
 mod churn;
 mod counter;
 mod creds;
@@ -53,6 +54,7 @@ pub(crate) const ALL: &[(&str, Run)] = &[
     ("stopped", stopped::run),
     ("churn", churn::run),
     ("vforks", vforks::run),
+    ("busy", busy::run),
     ("xsave", xsave::run),
     ("rseq", rseq::run),
     ("signals", signals::run),
