@@ -249,9 +249,23 @@ pub struct Directory {
     #[prost(message, optional, tag = "2")]
     pub file: ::core::option::Option<FileIdentity>,
 }
+/// kind "path": an O_PATH descriptor of a file of any type
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PathFile {
+    #[prost(message, optional, tag = "1")]
+    pub open: ::core::option::Option<OpenFile>,
+    #[prost(message, optional, tag = "2")]
+    pub file: ::core::option::Option<FileIdentity>,
+    /// of a symbolic link
+    #[prost(bytes = "vec", tag = "3")]
+    pub target: ::prost::alloc::vec::Vec<u8>,
+}
 /// kind "pipe": the pipe itself. Contents are data records with the object's id.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Pipe {
+    /// set where packets (O_DIRECT) are queued: what is in it, in order
+    #[prost(message, repeated, tag = "71")]
+    pub segments: ::prost::alloc::vec::Vec<PipeSegment>,
     /// F_GETPIPE_SZ
     #[prost(uint32, tag = "1")]
     pub capacity: u32,
@@ -271,6 +285,15 @@ pub struct Pipe {
     /// of a FIFO: nobody has opened it for writing since its readers did
     #[prost(bool, tag = "7")]
     pub unwritten: bool,
+}
+/// A part of what is queued in a pipe.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PipeSegment {
+    #[prost(uint32, tag = "1")]
+    pub length: u32,
+    /// one packet, else any number of bytes
+    #[prost(bool, tag = "2")]
+    pub packet: bool,
 }
 /// kinds "pipe-end" and "fifo-end"
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -428,7 +451,7 @@ pub struct Mm {
     #[prost(uint32, tag = "18")]
     pub membarrier: u32,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Area {
     #[prost(uint64, tag = "1")]
     pub start: u64,
@@ -453,6 +476,18 @@ pub struct Area {
     /// a shared file area whose protection may be raised to write
     #[prost(bool, tag = "9")]
     pub opened_writable: bool,
+    /// addresses of guard regions: MADV_GUARD_INSTALL
+    #[prost(message, repeated, tag = "71")]
+    pub guards: ::prost::alloc::vec::Vec<Run>,
+    /// of MAP_HUGETLB without a file; 0: none
+    #[prost(uint64, tag = "72")]
+    pub huge_page_size: u64,
+    /// NUMA policy of mbind(2), MPOL_*; 0: none of its own
+    #[prost(uint32, tag = "73")]
+    pub policy: u32,
+    /// its nodes, a mask, little endian
+    #[prost(bytes = "vec", tag = "74")]
+    pub policy_nodes: ::prost::alloc::vec::Vec<u8>,
 }
 /// kind "descriptor-table"
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -41,9 +41,7 @@ refusals! {
     root_fd_owner user_fd_owner "fd-owner" => "unsupported-file-state";
     root_memfd_map user_memfd_map "memfd-map" => "unsupported-area";
     root_sysv_shm user_sysv_shm "sysv-shm" => "unsupported-area";
-    root_hugetlb user_hugetlb "hugetlb" => "unsupported-area";
-    root_mbind user_mbind "mbind" => "unsupported-area" | "unsupported-state";
-    root_mseal user_mseal "mseal" => "unsupported-area";
+    root_hugetlb_shared user_hugetlb_shared "hugetlb-shared" => "unsupported-area";
     root_mlock_future user_mlock_future "mlock-future" => "unsupported-state";
     root_secretmem user_secretmem "secretmem" => "unsupported-area";
     root_aio user_aio "aio" => "unsupported-area";

@@ -78,6 +78,9 @@ states! {
     root_eventfds user_eventfds "eventfds";
     root_memfds user_memfds "memfds";
     root_deleted_map user_deleted_map "deleted-map";
+    root_paths user_paths "paths";
+    root_many_files user_many_files "many-files";
+    root_areas user_areas "areas";
     root_locks user_locks "locks";
     root_devs user_devs "devs";
     root_subreaper user_subreaper "subreaper";

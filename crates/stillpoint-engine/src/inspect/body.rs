@@ -2,7 +2,7 @@
 
 use stillpoint_image::records::{
     DeletedFile, DeletedFileDescription, DescriptorTable, Device, Directory, EventFd, External, FileIdentity,
-    FileName, FsContext, Memfd, MemfdDescription, Mm, Object, OpenFile, Pipe, PipeEnd, RegularFile,
+    FileName, FsContext, Memfd, MemfdDescription, Mm, Object, OpenFile, PathFile, Pipe, PipeEnd, RegularFile,
     SharedMemory, SignalHandlers, Terminal,
 };
 use stillpoint_image::{Message, RecordError};
@@ -22,6 +22,7 @@ pub(super) enum Body {
     Terminal(Terminal),
     EventFd(EventFd),
     Memfd(Memfd),
+    PathFile(PathFile),
     MemfdDescription(MemfdDescription),
     External(External),
     FileName(FileName),
@@ -51,6 +52,7 @@ impl Body {
             "device" => decode(object, Body::Device),
             "terminal" => decode(object, Body::Terminal),
             "eventfd" => decode(object, Body::EventFd),
+            "path" => decode(object, Body::PathFile),
             "memfd" => decode(object, Body::Memfd),
             "memfd-description" => decode(object, Body::MemfdDescription),
             "external" => decode(object, Body::External),
@@ -75,6 +77,7 @@ impl Body {
             Body::Terminal(body) => body.open.as_ref(),
             Body::EventFd(body) => body.open.as_ref(),
             Body::MemfdDescription(body) => body.open.as_ref(),
+            Body::PathFile(body) => body.open.as_ref(),
             Body::External(body) => body.open.as_ref(),
             _ => None,
         }
@@ -86,6 +89,7 @@ impl Body {
             Body::RegularFile(RegularFile { file, .. })
             | Body::Directory(Directory { file, .. })
             | Body::Device(Device { file, .. })
+            | Body::PathFile(PathFile { file, .. })
             | Body::FileName(FileName { file }) => path(file.as_ref()),
             Body::DeletedFile(body) => format!("{} (deleted)", path(body.file.as_ref())),
             Body::DeletedFileDescription(body) => referred(image, body.file),

@@ -26,7 +26,7 @@ impl Kind for Directory {
             state: State::Partly,
             detail: "Read position and flags. Found again by path. In mid-reading it must be the same directory of \
                      the same file system, since positions mean nothing elsewhere. Refused: deleted directories, \
-                     directory notification, O_PATH.",
+                     directory notification.",
             kernel: "5.6",
             operations: &[
                 "fs/9p/vfs_dir.c: v9fs_dir_operations_dotl",

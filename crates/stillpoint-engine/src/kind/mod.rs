@@ -36,6 +36,7 @@ pub mod eventfd;
 pub mod external;
 pub mod fifo;
 pub mod memfd;
+pub mod path;
 pub mod pipe;
 pub mod regular;
 pub mod terminal;

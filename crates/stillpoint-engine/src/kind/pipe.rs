@@ -51,7 +51,7 @@ struct Seen {
     /// Flags of each end.
     ends: Vec<OFlags>,
     /// What is queued, once it was read.
-    queued: Option<Vec<u8>>,
+    queued: Option<(Vec<u8>, Vec<record::PipeSegment>)>,
     /// A write end, kept until the queue was read.
     writer: Option<OwnedFd>,
     /// Owner and permission bits.
@@ -79,10 +79,9 @@ impl Kind for Pipe {
         &[SupportRow {
             what: "pipes",
             state: State::Partly,
-            detail: "What is queued, capacity, flags of each end, several open file descriptions of an end; one \
+            detail: "What is queued, packets (O_DIRECT) among it, capacity, flags of each end, several open file descriptions of an end; one \
                          end alone if the other is closed everywhere. Refused unless replaced by --external: a pipe \
-                         that a process outside the tree holds too. Refused: queued packets (O_DIRECT), notification \
-                         queues. An ordinary user does not see what other users' processes hold.",
+                         that a process outside the tree holds too. Refused: notification queues. An ordinary user does not see what other users' processes hold.",
             kernel: "5.6",
             operations: &["fs/pipe.c: pipefifo_fops"],
         }]
@@ -108,6 +107,7 @@ impl Kind for Pipe {
     fn check(&self, object: &record::Object, at: &Check<'_>) -> Result<()> {
         if object.kind == PIPE {
             let body: record::Pipe = decode(object)?;
+            check_segments(object, &body)?;
             return body.fifo.as_ref().map_or(Ok(()), |identity| fifo::check_pipe(identity, at));
         }
         check_end(object, at)
@@ -191,7 +191,7 @@ pub(super) fn capture_end(
         if pipe.queued.is_none() {
             let read = read_queue(&seen.fd, pipe.capacity, copy).map_err(|cause| cause.about(&pipe.first))?;
             pipe.at_end = read.at_end;
-            pipe.queued = Some(read.bytes);
+            pipe.queued = Some((read.bytes, read.segments));
             pipe.writer = None;
         }
     }
@@ -214,7 +214,7 @@ fn finish(ctx: &mut Capture<'_>) -> Result<()> {
         let Some(pipe) = met.remove(&id) else { continue };
         let unwritten = one_ended(&pipe)?;
         refuse_unlike_pipe2(&pipe)?;
-        let queued = match (pipe.queued, pipe.writer) {
+        let (queued, segments) = match (pipe.queued, pipe.writer) {
             (Some(queued), _) => queued,
             (None, Some(writer)) => {
                 // No reader anywhere, yet the queue stays: one who opens /proc/PID/fd/N may still read it.
@@ -223,9 +223,10 @@ fn finish(ctx: &mut Capture<'_>) -> Result<()> {
                         Refused::Failed("opening a pipe for reading", errno).about(&pipe.first)
                     })?;
                 let read = read_queue(&reader, pipe.capacity, &mut copy);
-                read.map_err(|cause| cause.about(&pipe.first))?.bytes
+                let read = read.map_err(|cause| cause.about(&pipe.first))?;
+                (read.bytes, read.segments)
             }
-            (None, None) => Vec::new(),
+            (None, None) => (Vec::new(), Vec::new()),
         };
         let body = record::Pipe {
             capacity: u32::try_from(pipe.capacity).unwrap_or(u32::MAX),
@@ -235,6 +236,7 @@ fn finish(ctx: &mut Capture<'_>) -> Result<()> {
             mode: if pipe.fifo.is_some() { 0 } else { pipe.inode.2 },
             fifo: pipe.fifo,
             unwritten,
+            segments,
         };
         ctx.objects.put(id, PIPE, &body);
         if !queued.is_empty() {
@@ -367,6 +369,9 @@ fn fill(id: u64, body: &record::Pipe, writer: &OwnedFd, ctx: &mut Rebuild<'_>) -
     if body.queued == 0 {
         return Ok(());
     }
+    if !body.segments.is_empty() {
+        return fill_packets(id, body, writer, ctx);
+    }
     let mut written = 0;
     ctx.contents(id, &mut |offset, bytes| {
         if offset != written {
@@ -388,6 +393,50 @@ fn fill(id: u64, body: &record::Pipe, writer: &OwnedFd, ctx: &mut Rebuild<'_>) -
         return Ok(());
     }
     Err(mismatch(id, format!("it should hold {} bytes and the image has {written}", body.queued)))
+}
+
+/// Parts of a queue that make it up, packets of at most a page among them.
+fn check_segments(object: &record::Object, body: &record::Pipe) -> Result<()> {
+    let total: u64 = body.segments.iter().map(|segment| u64::from(segment.length)).sum();
+    let bad = |segment: &record::PipeSegment| {
+        segment.length == 0 || segment.packet && u64::from(segment.length) > crate::memory::PAGE
+    };
+    if body.segments.is_empty() || total == body.queued && !body.segments.iter().any(bad) {
+        return Ok(());
+    }
+    Err(inconsistent(object, "its packets are not what it holds"))
+}
+
+/// Each packet is one write with O_DIRECT set; what lies between is written without.
+fn fill_packets(id: u64, body: &record::Pipe, writer: &OwnedFd, ctx: &mut Rebuild<'_>) -> Result<()> {
+    let mut queued = Vec::new();
+    ctx.contents(id, &mut |offset, bytes| {
+        if offset != queued.len() as u64 || offset + bytes.len() as u64 > body.queued {
+            return Err(mismatch(id, "its contents are not as long as it says"));
+        }
+        queued.extend_from_slice(bytes);
+        Ok(())
+    })?;
+    let before = state::status_flags(writer)?;
+    let mut rest = queued.as_slice();
+    for segment in &body.segments {
+        let mode = before.difference(OFlags::DIRECT);
+        state::change_flags(writer, if segment.packet { mode | OFlags::DIRECT } else { mode })?;
+        let length = usize::try_from(segment.length).unwrap_or(usize::MAX);
+        let Some((mut part, tail)) = rest.split_at_checked(length) else {
+            return Err(mismatch(id, "its contents are shorter than it says"));
+        };
+        while !part.is_empty() {
+            match rustix::io::write(writer, part) {
+                Ok(count) => part = part.get(count..).unwrap_or_default(),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Err(mismatch(id, "it holds more than its capacity")),
+                Err(errno) => return Err(failed("writing what a pipe held", errno)),
+            }
+        }
+        rest = tail;
+    }
+    state::change_flags(writer, before)
 }
 
 fn mismatch(id: u64, cause: impl std::fmt::Display) -> Box<Error> {

@@ -1,11 +1,11 @@
 //! The registry of kinds, the refusal of everything else, and the support matrix.
 
-use rustix::fs::{FileType, major, minor};
+use rustix::fs::{FileType, OFlags, major, minor};
 
 use super::identity::{device_number, show, type_name};
 use super::support::{SupportRow, table};
 use super::{
-    Kind, SeenFile, deleted, device, directory, eventfd, external, fifo, memfd, pipe, regular, terminal,
+    Kind, SeenFile, deleted, device, directory, eventfd, external, fifo, memfd, path, pipe, regular, terminal,
 };
 use crate::{Code, Error};
 
@@ -18,6 +18,7 @@ pub const KINDS: &[&dyn Kind] = &[
     &fifo::Fifo,
     &eventfd::EventFd,
     &memfd::Memfd,
+    &path::Path,
     &device::Device,
     &terminal::Terminal,
     &external::Replaced,
@@ -43,7 +44,6 @@ const REFUSED: &[SupportRow] = &[
         .operations(&["kernel/events/core.c: perf_fops", "kernel/bpf/syscall.c: bpf_map_fops"]),
     SupportRow::refused("namespaces held open", "").operations(&["fs/nsfs.c: ns_file_operations"]),
     SupportRow::refused("pseudo-terminal masters, other terminals, other devices", "by device number"),
-    SupportRow::refused("O_PATH descriptors", "not yet"),
     SupportRow::refused("SIGIO owners, O_ASYNC", "not yet"),
     SupportRow::refused("files of proc, sysfs, cgroup and their like", "the kernel makes up their contents"),
     SupportRow::refused("deleted directories and FIFOs", "not yet"),
@@ -51,7 +51,13 @@ const REFUSED: &[SupportRow] = &[
 
 /// The kind that stands for a file.
 pub(super) fn recognise(seen: &SeenFile<'_>) -> Option<&'static dyn Kind> {
-    KINDS.iter().copied().find(|kind| kind.recognise(seen))
+    candidates(seen).next()
+}
+
+/// The kinds that say that a file is theirs. What was opened with O_PATH is of a kind of its own, whatever it names.
+pub(super) fn candidates(seen: &SeenFile<'_>) -> impl Iterator<Item = &'static dyn Kind> {
+    let path = seen.flags().contains(OFlags::PATH);
+    KINDS.iter().copied().filter(move |kind| (kind.name() == path::NAME) == path && kind.recognise(seen))
 }
 
 /// The kind that an object of an image belongs to; none for objects that are no open files.
@@ -137,7 +143,6 @@ fn describe(seen: &SeenFile<'_>) -> (String, bool) {
                 ("a file whose file system is not mounted where this process sees it".to_owned(), false)
             }
         }
-        FileType::Symlink => known("a symbolic link (O_PATH)"),
         kind @ (FileType::CharacterDevice | FileType::BlockDevice) => {
             let block = kind == FileType::BlockDevice;
             let class = device::device_class(seen.stat.st_rdev, block);

@@ -29,7 +29,7 @@ impl Kind for Regular {
             state: State::Partly,
             detail: "Position, access mode, O_APPEND, O_NONBLOCK, O_SYNC, O_DSYNC, O_DIRECT, O_NOATIME, O_NOFOLLOW; \
                      shared across dup, fork and tasks. Found again by path, and only if size and modification time \
-                     are as they were. Refused: leases, a SIGIO owner, O_ASYNC, O_PATH; a file whose \
+                     are as they were. Refused: leases, a SIGIO owner, O_ASYNC; a file whose \
                      name was removed while it has others, was replaced or is mounted over; file systems that are \
                      not known to keep their files (proc, sysfs, FUSE, CIFS, ...).",
             kernel: "5.6",

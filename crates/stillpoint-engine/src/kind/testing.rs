@@ -194,8 +194,7 @@ pub(super) fn capture_own_with(
         let stat = rustix::fs::fstat(file).unwrap();
         let duplicate = rustix::io::fcntl_dupfd_cloexec(file, 0).unwrap();
         let seen = ctx.see(&tasks[0], number, duplicate, stat, info)?;
-        let kinds: Vec<_> =
-            registry::KINDS.iter().filter(|kind| kind.recognise(&seen)).map(|k| k.name()).collect();
+        let kinds: Vec<_> = registry::candidates(&seen).map(|kind| kind.name()).collect();
         assert!(kinds.len() < 2, "more than one kind says that it is its own: {kinds:?}");
         match registry::recognise(&seen) {
             Some(kind) => kind.capture(seen, &mut ctx)?,

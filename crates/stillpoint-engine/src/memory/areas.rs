@@ -5,12 +5,13 @@ use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use stillpoint_image::records::{Area, Backing, FileName, Mm};
+use stillpoint_image::records::{Area, Backing, FileName, Mm, Run};
 use stillpoint_sys::pagemap::PageMap;
 use stillpoint_sys::proc::number::coredump_filter;
 use stillpoint_sys::proc::smaps::{self, Area as Seen};
 use stillpoint_sys::proc::{auxv, stat};
 
+use super::policy;
 use super::shared::SharedAreas;
 use crate::freeze::FrozenTask;
 use crate::kind::{Key, Met, Objects, identity, mapped};
@@ -20,25 +21,26 @@ use crate::{Code, Error, Result};
 /// Flags of smaps that say nothing beyond what is saved otherwise, or that a restore sets.
 ///
 /// rd wr ex: protection; mr mw me ms: what it may be raised to, which the file's mode gives; sh: shared; gd:
-/// growing stack; ac: accounted; nr: MAP_NORESERVE; lo: locked; lf: locked on fault; sr rr: read-ahead advice; dc dd
+/// growing stack; ac: accounted; nr: MAP_NORESERVE; gu: had guard regions once; sl: sealed (mseal); dp: MAP_DROPPABLE;
+/// ht: huge pages (hugetlb); lo: locked; lf: locked on fault; sr rr: read-ahead advice; dc dd
 /// wf: fork and dump advice; hg nh mg: huge pages and merging; sd: soft-dirty; de: may not be expanded (vDSO).
 const KNOWN: &[&[u8; 2]] = &[
     b"rd", b"wr", b"ex", b"mr", b"mw", b"me", b"ms", b"sh", b"gd", b"ac", b"nr", b"lo", b"lf", b"sr", b"rr",
-    b"dc", b"dd", b"wf", b"hg", b"nh", b"mg", b"sd",
+    b"dc", b"dd", b"wf", b"hg", b"nh", b"mg", b"sd", b"gu", b"sl", b"dp", b"ht",
 ];
+
+/// What the kernel calls memory of huge pages without a file: mm/mmap.c, HUGETLB_ANON_FILE.
+const HUGE_ANONYMOUS: &[u8] = b"/anon_hugepage (deleted)";
 
 /// Flags that name what is refused.
 const REFUSED: &[(&[u8; 2], &str)] = &[
     (b"pf", "a mapping of device memory"),
     (b"io", "a mapping of device memory"),
     (b"mm", "a mapping of device memory"),
-    (b"ht", "huge page files (hugetlb) are not supported yet"),
     (b"um", "it is watched by userfaultfd"),
     (b"uw", "it is watched by userfaultfd"),
     (b"ui", "it is watched by userfaultfd"),
-    (b"sl", "it is sealed (mseal); not supported yet"),
     (b"ss", "it is a shadow stack; not supported yet"),
-    (b"dp", "it may be dropped under memory pressure (MAP_DROPPABLE)"),
     (b"de", "a mapping of kernel or device memory that may not be resized"),
 ];
 
@@ -144,7 +146,7 @@ pub fn capture(
         records.extend(record);
     }
     let ranges = capture.ranges;
-    refuse_policies(task)?;
+    policy::capture(task, &mut records)?;
     let executable = file_name(objects, Path::new(&format!("/proc/{pid}/exe")), "saving the executable")
         .map_err(|error| Box::new((*error).in_task(&task.name)))?;
     let stat = stat::read(pid)?;
@@ -196,8 +198,23 @@ impl Capture<'_> {
             return Ok(Some(record(seen, backing, 0)));
         }
         check_flags(seen)?;
-        if self.pages.guard_pages(map.start..map.end)?.into_iter().next().is_some() {
-            return Err(refused("it has guard regions (MADV_GUARD_INSTALL); not supported yet"));
+        let guards = self.pages.guard_pages(map.start..map.end)?;
+        let guards =
+            guards.iter().map(|region| Run { offset: region.start, length: region.end - region.start });
+        let guards = guards.collect();
+        Ok(self.backed(seen)?.map(|area| Area { guards, ..area }))
+    }
+
+    fn backed(&mut self, seen: &Seen) -> Result<Option<Area>> {
+        let map = &seen.map;
+        let name = map.name.as_slice();
+        if seen.has_flag(b"ht") && name == HUGE_ANONYMOUS {
+            if map.perms.shared {
+                return Err(refused("it is shared anonymous memory of huge pages; not supported yet"));
+            }
+            self.private_pages(seen, true)?;
+            let huge_page_size = seen.kernel_page_size;
+            return Ok(Some(Area { huge_page_size, offset: 0, ..record(seen, Backing::Anonymous, 0) }));
         }
         let anonymous =
             map.inode == 0 && (name.is_empty() || name.starts_with(b"[") || name.starts_with(b"/anon"));
@@ -264,7 +281,7 @@ impl Capture<'_> {
             }
             _ => return self.nameless_file(seen, device),
         };
-        if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
+        if !may_be_mapped(stat.st_mode, stat.st_rdev) {
             return Err(refused("it maps something that is no regular file"));
         }
         let filesystem = rustix::fs::statfs(path)
@@ -286,7 +303,8 @@ impl Capture<'_> {
 
     fn private_pages(&mut self, seen: &Seen, zero_elided: bool) -> Result<()> {
         // The counters spare a scan of what has no page of its own; swapped pages count apart.
-        if seen.anonymous == 0 && seen.swap == 0 {
+        let huge = seen.private_hugetlb + seen.shared_hugetlb;
+        if seen.anonymous == 0 && seen.swap == 0 && huge == 0 {
             return Ok(());
         }
         let readable = seen.map.perms.read;
@@ -300,6 +318,17 @@ impl Capture<'_> {
             self.ranges.push(PageRange { start: run.start, end: run.end, zero_elided, readable });
         }
         Ok(())
+    }
+}
+
+/// Whether areas of a file of that type and device number are rebuilt: a regular file, or `/dev/zero`, which is like no
+/// file at all and opens without any effect.
+#[must_use]
+pub fn may_be_mapped(mode: u32, rdev: u64) -> bool {
+    match rustix::fs::FileType::from_raw_mode(mode) {
+        rustix::fs::FileType::RegularFile => true,
+        rustix::fs::FileType::CharacterDevice => rdev == rustix::fs::makedev(1, 5),
+        _ => false,
     }
 }
 
@@ -334,14 +363,20 @@ fn record(seen: &Seen, backing: Backing, object: u64) -> Area {
         backing: backing.into(),
         object,
         offset: map.offset,
-        flags: seen.vm_flags.iter().map(|flag| flag.escape_ascii().to_string()).collect(),
-        name: Vec::new(),
-        opened_writable: false,
+        flags: seen
+            .vm_flags
+            .iter()
+            .filter(|flag| *flag != b"de")
+            .map(|flag| flag.escape_ascii().to_string())
+            .collect(),
+        ..Area::default()
     }
 }
 
 fn check_flags(seen: &Seen) -> Result<()> {
-    for flag in &seen.vm_flags {
+    // Huge pages bring a flag that says that they may not be resized.
+    let huge = seen.has_flag(b"ht");
+    for flag in seen.vm_flags.iter().filter(|flag| !(huge && *flag == b"de")) {
         if let Some((_, why)) = REFUSED.iter().find(|(name, _)| *name == flag) {
             return Err(refused(why));
         }
@@ -351,32 +386,6 @@ fn check_flags(seen: &Seen) -> Result<()> {
     }
     if seen.protection_key.is_some_and(|key| key != 0) {
         return Err(refused("it has a memory protection key; not supported yet"));
-    }
-    Ok(())
-}
-
-/// Areas may have a NUMA policy of their own (mbind), which smaps does not show.
-fn refuse_policies(task: &FrozenTask) -> Result<()> {
-    let path = format!("/proc/{}/numa_maps", task.host_pid);
-    let text = match std::fs::read(&path) {
-        Ok(text) => text,
-        // A kernel without NUMA has no policies.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => {
-            return Err(Error::new(Code::Failed, "reading memory policies")
-                .in_task(&task.name)
-                .cause(error)
-                .into());
-        }
-    };
-    for line in text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-        let mut words = line.split(|&byte| byte == b' ');
-        let (start, policy) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        if policy != b"default" {
-            let error =
-                refused(&format!("it has the NUMA policy {}; not supported yet", policy.escape_ascii()));
-            return Err(Box::new(error.object(format!("area {}", start.escape_ascii())).in_task(&task.name)));
-        }
     }
     Ok(())
 }

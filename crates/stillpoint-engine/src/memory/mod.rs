@@ -2,6 +2,7 @@
 
 pub mod areas;
 pub mod pages;
+pub mod policy;
 pub mod rebuild;
 pub mod shared;
 
@@ -34,15 +35,34 @@ pub const SUPPORT: &[SupportRow] = &[
         "",
     ),
     SupportRow::saved("locked areas (mlock)", "5.10", ""),
-    SupportRow::refused("guard regions (MADV_GUARD_INSTALL)", "not yet"),
     SupportRow::saved(
         "mappings of memfds and deleted files",
         "5.10",
         "open or mapped only; one that is mapped only needs CAP_CHECKPOINT_RESTORE to be looked at",
     ),
     SupportRow::refused("System V shared memory", "not yet"),
-    SupportRow::refused("huge page files (hugetlb)", "not yet"),
-    SupportRow::refused("userfaultfd areas, sealed areas (mseal), shadow stacks", "not yet"),
+    SupportRow::saved(
+        "guard regions (MADV_GUARD_INSTALL)",
+        "6.15",
+        "refused on 6.13 and 6.14, which do not tell them",
+    ),
+    SupportRow::saved(
+        "sealed areas (mseal), droppable areas (MAP_DROPPABLE)",
+        "6.10",
+        "restored on a kernel that has them",
+    ),
+    SupportRow::saved(
+        "NUMA policies of areas (mbind)",
+        "5.10",
+        "refused: MPOL_F_STATIC_NODES, MPOL_F_RELATIVE_NODES",
+    ),
+    SupportRow::saved(
+        "huge pages: private anonymous (MAP_HUGETLB), memfd",
+        "5.10",
+        "free huge pages must be there",
+    ),
+    SupportRow::refused("huge pages: shared anonymous, files of hugetlbfs", "not yet"),
+    SupportRow::refused("userfaultfd areas, shadow stacks, memory protection keys", "not yet"),
     SupportRow::refused(
         "device mappings, asynchronous I/O rings, secretmem, perf and io_uring rings",
         "kernel state",

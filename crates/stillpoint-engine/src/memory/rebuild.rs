@@ -7,12 +7,21 @@ use stillpoint_image::records::{Area, Backing, Mm};
 use stillpoint_sys::program::{Arg, Expect};
 use stillpoint_sys::{RemoteAddr, arch};
 
+use super::{PAGE, policy};
 use crate::restore::sequence::Sequence;
 use crate::{Code, Error, Result};
 
 const READ_WRITE: u32 = (libc::PROT_READ | libc::PROT_WRITE).cast_unsigned();
 const WRITE: u32 = libc::PROT_WRITE.cast_unsigned();
 const PR_SET_VMA: i32 = 0x5356_4d41;
+// include/uapi/asm-generic/mman-common.h and mman.h
+const MADV_POPULATE_WRITE: i32 = 23;
+const MADV_GUARD_INSTALL: i32 = 102;
+const MADV_GUARD_REMOVE: i32 = 103;
+const MAP_DROPPABLE: i32 = 0x08;
+const HUGE_SHIFT: u32 = 26;
+/// mseal(2), Linux 6.10.
+const SYS_MSEAL: i64 = 462;
 
 /// Madvise(2) advice by the flag that shows it.
 const ADVICE: &[(&str, i32, &str)] = &[
@@ -81,6 +90,10 @@ pub fn map(sequence: &mut Sequence, mm: &Mm, filled: &Filled, files: &Files, sta
             }
             Backing::SharedAnonymous => map_shared(sequence, area, staged)?,
         }
+        if !matches!(area.backing(), Backing::Vdso | Backing::Vvar | Backing::Unspecified) {
+            policy::set(sequence, area);
+            mark(sequence, area, filled);
+        }
         if !area.name.is_empty() {
             let name = sequence.current().string(&area.name);
             sequence.call(
@@ -97,6 +110,28 @@ pub fn map(sequence: &mut Sequence, mm: &Mm, filled: &Filled, files: &Files, sta
         }
     }
     Ok(())
+}
+
+/// Leaves the marks on an area that only its past explains.
+fn mark(sequence: &mut Sequence, area: &Area, filled: &Filled) {
+    let mut advise = |what: &str, advice: i32| {
+        sequence.call_expecting(
+            format!("{what} area {:x}-{:x}", area.start, area.end),
+            libc::SYS_madvise,
+            [Arg::Value(area.start), Arg::Value(PAGE), advice.into()],
+            // Each is a hint about the past that older kernels do not keep: then there is nothing to leave.
+            Expect::Anything,
+        );
+    };
+    // What was writable once stays accounted only if it was written to (mm/mprotect.c, mprotect_fixup).
+    if once_writable(area) && !filled.touches(area) && area.huge_page_size == 0 {
+        advise("touching", MADV_POPULATE_WRITE);
+        advise("forgetting the first page of", libc::MADV_DONTNEED);
+    }
+    if has(area, "gu") && area.guards.is_empty() {
+        advise("guarding the first page of", MADV_GUARD_INSTALL);
+        advise("unguarding the first page of", MADV_GUARD_REMOVE);
+    }
 }
 
 /// Where the kernel's areas (vvar and vDSO) start.
@@ -119,13 +154,22 @@ fn first_protection(area: &Area, filled: &Filled) -> u32 {
     if filled.touches(area) {
         return area.protection | READ_WRITE;
     }
-    // An area that is accounted though not writable was writable once: only then is it charged.
-    let once_writable = area.protection & WRITE == 0 && has(area, "ac") && !has(area, "nr");
-    if once_writable { area.protection | READ_WRITE } else { area.protection }
+    if once_writable(area) { area.protection | READ_WRITE } else { area.protection }
+}
+
+/// An area that is accounted though not writable was writable once: only then is it charged.
+fn once_writable(area: &Area) -> bool {
+    let private = matches!(area.backing(), Backing::Anonymous | Backing::PrivateFile);
+    private && area.protection & WRITE == 0 && has(area, "ac") && !has(area, "nr")
 }
 
 fn map_area(sequence: &mut Sequence, area: &Area, protection: u32, kind: i32, fd: Option<u32>) {
-    let mut flags = kind | libc::MAP_PRIVATE | libc::MAP_FIXED_NOREPLACE;
+    let private = if has(area, "dp") { MAP_DROPPABLE } else { libc::MAP_PRIVATE };
+    let mut flags = kind | private | libc::MAP_FIXED_NOREPLACE;
+    if area.huge_page_size != 0 {
+        let size = area.huge_page_size.trailing_zeros() << HUGE_SHIFT;
+        flags |= libc::MAP_HUGETLB | size.cast_signed();
+    }
     if has(area, "gd") {
         flags |= libc::MAP_GROWSDOWN;
     }
@@ -249,10 +293,18 @@ pub fn finish(sequence: &mut Sequence, mm: &Mm, filled: &Filled) {
                 [range[0], range[1], (*advice).into()],
             );
         }
+        for guard in &area.guards {
+            sequence.call(
+                format!("guarding {:x}", guard.offset),
+                libc::SYS_madvise,
+                [Arg::Value(guard.offset), Arg::Value(guard.length), MADV_GUARD_INSTALL.into()],
+            );
+        }
         if has(area, "lo") {
             let on_fault = i32::from(has(area, "lf"));
             // Locking what may not be read marks it and then fails to bring its pages in.
-            let expect = if area.protection == 0 { Expect::Anything } else { Expect::Success };
+            let unreadable = area.protection == 0 || !area.guards.is_empty();
+            let expect = if unreadable { Expect::Anything } else { Expect::Success };
             sequence.call_expecting(
                 format!("locking area {:x}-{:x}", area.start, area.end),
                 libc::SYS_mlock2,
@@ -260,6 +312,20 @@ pub fn finish(sequence: &mut Sequence, mm: &Mm, filled: &Filled) {
                 expect,
             );
         }
+    }
+}
+
+/// Seals areas: after that nothing of them can be changed.
+pub fn seal(sequence: &mut Sequence, mm: &Mm) {
+    let sealed = |area: &&Area| {
+        has(area, "sl") && !matches!(area.backing(), Backing::Vdso | Backing::Vvar | Backing::Unspecified)
+    };
+    for area in mm.areas.iter().filter(sealed) {
+        sequence.call(
+            format!("sealing area {:x}-{:x}", area.start, area.end),
+            SYS_MSEAL,
+            [Arg::Value(area.start), Arg::Value(area.end - area.start), Arg::Value(0)],
+        );
     }
 }
 
@@ -305,7 +371,8 @@ mod tests {
 
     fn area(start: u64, end: u64, protection: u32, flags: &[&str]) -> Area {
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        Area { start, end, protection, flags, ..Area::default() }
+        let backing = Backing::Anonymous.into();
+        Area { start, end, protection, backing, flags, ..Area::default() }
     }
 
     #[test]

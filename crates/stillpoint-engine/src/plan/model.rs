@@ -13,7 +13,8 @@ use stillpoint_sys::arch::{self, Registers};
 use super::contents;
 use crate::kind::external::{self, StandIn};
 use crate::kind::mapped::{self, Facts};
-use crate::memory::PAGE;
+use crate::memory::areas::may_be_mapped;
+use crate::memory::{PAGE, policy};
 use crate::task::posix_timers;
 use crate::{Code, Error, External, Result};
 
@@ -83,7 +84,17 @@ impl Model {
         };
         for object in image.objects() {
             match object.kind.as_str() {
-                "file-name" => drop(model.files.insert(object.id, decode(object)?)),
+                "file-name" => {
+                    let name: FileName = decode(object)?;
+                    // To open a device may have effects, and to open a FIFO would wait.
+                    if !name.file.as_ref().is_some_and(|file| may_be_mapped(file.mode, file.rdev)) {
+                        return Err(inconsistent(format!(
+                            "object {}, a file of no type that is mapped",
+                            object.id
+                        )));
+                    }
+                    model.files.insert(object.id, name);
+                }
                 "shared-memory" => {
                     let memory: SharedMemory = decode(object)?;
                     if memory.size == 0 || !memory.size.is_multiple_of(PAGE) || memory.size > arch::TASK_SIZE
@@ -212,6 +223,7 @@ impl Model {
                 },
                 _ => return bad("what is behind it is not in the image"),
             }
+            check_details(area)?;
             if let Some(flag) =
                 area.flags.iter().find(|flag| !crate::memory::areas::is_known_flag(flag, area.backing()))
             {
@@ -258,6 +270,36 @@ impl Model {
     pub fn thread_count(&self) -> u64 {
         self.processes.iter().map(|process| process.threads.len() as u64).sum()
     }
+}
+
+/// What areas have beside their place and what is behind them.
+fn check_details(area: &Area) -> Result<()> {
+    let bad = |why: &str| Err(inconsistent(format!("area {:x}-{:x}: {why}", area.start, area.end)));
+    let mut last = area.start;
+    for guard in &area.guards {
+        let end = guard.offset.checked_add(guard.length).filter(|&end| end <= area.end);
+        let (Some(end), true) = (end, guard.offset >= last && guard.length > 0) else {
+            return bad("its guard regions lie outside of it or overlap");
+        };
+        if [guard.offset, end].iter().any(|at| !at.is_multiple_of(PAGE)) {
+            return bad("its guard regions are not of whole pages");
+        }
+        last = end;
+    }
+    let huge = area.huge_page_size;
+    if huge != 0 {
+        let whole = [area.start, area.end].iter().all(|at| at.is_multiple_of(huge));
+        if area.backing() != Backing::Anonymous || !huge.is_power_of_two() || huge <= PAGE || !whole {
+            return bad("its huge pages are none");
+        }
+    }
+    if !policy::is_known(area) {
+        return Err(Error::new(Code::ImageUnknown, "reading the image")
+            .object(format!("area {:x}-{:x}", area.start, area.end))
+            .cause(format!("this version does not know its NUMA policy {}", area.policy))
+            .into());
+    }
+    Ok(())
 }
 
 fn check_ids(task: &Task, threads: &[Thread]) -> Result<()> {

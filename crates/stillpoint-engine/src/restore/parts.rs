@@ -129,6 +129,7 @@ pub(super) fn memory(
 pub(super) fn protect(sequence: &mut Sequence, body: &Body, filled: &Filled, staged: &Staged, model: &Model) {
     rebuild::finish(sequence, &body.mm, filled);
     rebuild::unstage(sequence, staged, &model.shared);
+    rebuild::seal(sequence, &body.mm);
 }
 
 /// A thread's own state, up to but without its credentials.

@@ -8,9 +8,7 @@ type Held = Check<Box<dyn FnMut() -> Check>>;
 pub(super) const ALL: &[(&str, Setup)] = &[
     ("memfd-map", memfd_map),
     ("sysv-shm", sysv_shm),
-    ("hugetlb", hugetlb),
-    ("mbind", mbind),
-    ("mseal", mseal),
+    ("hugetlb-shared", hugetlb),
     ("mlock-future", mlock_future),
     ("secretmem", secretmem),
     ("aio", aio),
@@ -45,26 +43,8 @@ fn sysv_shm(_: &Ctx) -> Held {
 }
 
 fn hugetlb(_: &Ctx) -> Held {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB;
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB;
     filled(Map::new(2 << 20, RW, flags, -1, 0)?)
-}
-
-fn mbind(_: &Ctx) -> Held {
-    const MPOL_BIND: i32 = 2;
-    let map = Map::anonymous(4 * PAGE)?;
-    let nodes = 1_u64;
-    sys!(libc::syscall(libc::SYS_mbind, map.start, map.len, MPOL_BIND, &raw const nodes, 64_usize, 0))?;
-    filled(map)
-}
-
-fn mseal(_: &Ctx) -> Held {
-    let map = Map::anonymous(4 * PAGE)?;
-    sys!(libc::syscall(libc::SYS_mseal, map.start, map.len, 0))?;
-    fill(map.bytes(), 1);
-    Ok(Box::new(move || {
-        ensure!(map.protect(libc::PROT_READ).is_err(), "the seal is lost");
-        holds("the held area", map.bytes(), 1)
-    }))
 }
 
 /// An area that is made later tells whether the attribute is still there.

@@ -1,6 +1,7 @@
 //! One file for each state.
 
 mod anon;
+mod areas;
 mod argv;
 mod attrs;
 mod brk;
@@ -19,7 +20,9 @@ mod files;
 mod futex;
 mod itimers;
 mod locks;
+mod many_files;
 mod memfds;
+mod paths;
 mod pipe_full;
 mod pipes;
 mod posix_timers;
@@ -85,6 +88,9 @@ pub(crate) const ALL: &[(&str, Run)] = &[
     ("eventfds", eventfds::run),
     ("memfds", memfds::run),
     ("deleted-map", deleted_map::run),
+    ("paths", paths::run),
+    ("many-files", many_files::run),
+    ("areas", areas::run),
     ("locks", locks::run),
     ("devs", devs::run),
     ("subreaper", |ctx| hold::as_state(ctx, "subreaper")),
