@@ -45,6 +45,7 @@ states! {
     root_threads user_threads "threads";
     root_tree user_tree "tree";
     root_stopped user_stopped "stopped";
+    root_leaderless user_leaderless "leaderless";
     root_churn user_churn "churn";
     root_vforks user_vforks "vforks";
     root_busy user_busy "busy";

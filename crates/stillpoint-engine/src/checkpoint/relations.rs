@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use stillpoint_image::records::{Foreign, Task};
 use stillpoint_sys::proc::stat::{self, Stat};
+use stillpoint_sys::proc::status;
+use stillpoint_sys::proc::tasks::processes;
 
 use crate::freeze::FrozenTask;
 use crate::{Code, Error, Result};
@@ -23,8 +25,8 @@ struct Entry {
 impl Relations {
     /// Reads them.
     ///
-    /// The root's session and group may be led from outside: by the shell that started it. Any other must have
-    /// its leader in the tree, or nothing could lead it after a restore.
+    /// The root's session and group may be led from outside: by the shell that started it. Any other must be the tree's
+    /// alone; its leader may have ended.
     pub(super) fn read(tasks: &[FrozenTask]) -> Result<Self> {
         let inside: BTreeMap<u32, u32> = tasks.iter().map(|task| (task.host_pid, task.pid)).collect();
         let mut stats = Vec::with_capacity(tasks.len());
@@ -35,7 +37,10 @@ impl Relations {
             return Err(Error::new(Code::NoSuchTask, "reading relations").into());
         };
         let (session, group) = (root.session, root.pgrp);
-        let lookup = |id: i32| u32::try_from(id).ok().and_then(|id| inside.get(&id)).copied();
+        let departed = departed(tasks, &stats, &inside)?;
+        let lookup = |id: i32| {
+            u32::try_from(id).ok().and_then(|id| inside.get(&id).or_else(|| departed.get(&id))).copied()
+        };
         let foreign = (lookup(session).is_none() || lookup(group).is_none()).then(|| foreign(root, &lookup));
         let mut by_pid = BTreeMap::new();
         for (n, (task, stat)) in tasks.iter().zip(&stats).enumerate() {
@@ -45,8 +50,8 @@ impl Relations {
                 None => Err(Box::new(
                     Error::new(Code::UnsupportedState, "reading relations")
                         .in_task(&task.name)
-                        .cause(format!("its {what} {id} has no leader in the tree"))
-                        .remedy("not supported yet"),
+                        .cause(format!("its {what} {id} is led from outside the tree"))
+                        .remedy("save the tree of that process too, by a PID further up"),
                 )),
             };
             let parent = if n == 0 { 0 } else { lookup(stat.ppid.cast_signed()).unwrap_or(0) };
@@ -97,6 +102,39 @@ impl Relations {
             )],
         }
     }
+}
+
+/// Leaders of sessions and groups that have ended, by their ids here: with the ids that the tree sees. Those of the root
+/// are not among them.
+fn departed(tasks: &[FrozenTask], stats: &[Stat], inside: &BTreeMap<u32, u32>) -> Result<BTreeMap<u32, u32>> {
+    let mut found = BTreeMap::new();
+    let Some(root) = stats.first() else { return Ok(found) };
+    for (task, stat) in tasks.iter().zip(stats) {
+        let own = [root.session, root.pgrp];
+        let ids = [stat.session, stat.pgrp].map(|id| (id, u32::try_from(id).unwrap_or(0)));
+        if ids.iter().all(|(id, host)| own.contains(id) || inside.contains_key(host)) {
+            continue;
+        }
+        let status = status::read(task.host_pid)?;
+        for ((id, host), seen) in ids.into_iter().zip([&status.ns_sid, &status.ns_pgid]) {
+            // 0: led from outside of the pid namespace.
+            let seen = seen.last().copied().unwrap_or(host);
+            if !own.contains(&id) && !inside.contains_key(&host) && host != 0 && seen != 0 {
+                found.insert(host, seen);
+            }
+        }
+    }
+    // One that others are members of as well is not the tree's to rebuild, and its id would not be free.
+    if !found.is_empty() {
+        for pid in processes()?.into_iter().filter(|pid| !inside.contains_key(pid)) {
+            found.remove(&pid);
+            if let Ok(stat) = stat::read(pid) {
+                found.remove(&stat.session.unsigned_abs());
+                found.remove(&stat.pgrp.unsigned_abs());
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn foreign(root: &Stat, lookup: &dyn Fn(i32) -> Option<u32>) -> Foreign {

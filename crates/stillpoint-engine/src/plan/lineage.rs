@@ -3,6 +3,10 @@
 //! A session is inherited at fork and left only by setsid(2), which makes the caller its leader. So a process that
 //! does not lead its session must be born of a parent that is in that session at that moment: before the parent's
 //! own setsid, or after it.
+//!
+//! One whose parent is in no such session is a child that was left to it: a process is handed to an ancestor (init, or a
+//! subreaper) when its parent ends. Such a child is made by the leader of its session, as a sibling (CLONE_PARENT). A
+//! leader that has ended is made for that purpose, and ends again: the members hold its id.
 
 use super::model::{Model, inconsistent};
 use crate::{Code, Error, Foreground, Result};
@@ -18,8 +22,23 @@ pub struct Birth {
     pub after: Vec<usize>,
     /// Whether it makes a process group of its own.
     pub leads_group: bool,
+    /// Processes that it makes then as siblings of its own: of its session, but not its children.
+    pub beside: Vec<usize>,
     /// The group of the tree that it joins then.
     pub joins_group: Option<u32>,
+}
+
+/// The leader of a session or process group that has ended while members live on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Departed {
+    /// Its process id, and that of what it led.
+    pub id: u32,
+    /// The process that makes it, and reaps it again.
+    pub parent: usize,
+    /// Of a session: the processes that it makes, as children of that process.
+    pub makes: Vec<usize>,
+    /// The signal of its end, which those inherit.
+    pub exit_signal: u32,
 }
 
 /// The births of all processes, by index.
@@ -27,6 +46,10 @@ pub struct Birth {
 pub struct Lineage {
     /// By index of the process.
     pub births: Vec<Birth>,
+    /// Leaders of sessions that have ended.
+    pub departed_sessions: Vec<Departed>,
+    /// Leaders of process groups that have ended, if they did not lead the session as well.
+    pub departed_groups: Vec<Departed>,
 }
 
 /// A process, as far as its lineage goes.
@@ -35,6 +58,7 @@ struct Kin {
     pid: u32,
     session: u32,
     group: u32,
+    exit_signal: u32,
     children: Vec<usize>,
 }
 
@@ -50,6 +74,7 @@ impl Lineage {
             pid: process.task.pid,
             session: process.task.session,
             group: process.task.process_group,
+            exit_signal: process.task.exit_signal,
             children: process.children.clone(),
         });
         plan(kin.collect(), foreground)
@@ -66,6 +91,8 @@ fn plan(mut kin: Vec<Kin>, foreground: Foreground) -> Result<Lineage> {
     }
     let mut births = vec![Birth::default(); kin.len()];
     let mut needs = vec![None; kin.len()];
+    let mut sessions: Vec<Departed> = Vec::new();
+    let mut beside: Vec<(usize, usize)> = Vec::new();
     // Children stand behind their parents, so going backwards each child's need is known before its parent's.
     for n in (0..kin.len()).rev() {
         let (Some(one), Some(birth)) = (kin.get(n), births.get_mut(n)) else { continue };
@@ -74,26 +101,101 @@ fn plan(mut kin: Vec<Kin>, foreground: Foreground) -> Result<Lineage> {
         birth.joins_group = (one.group != one.pid && one.group != 0).then_some(one.group);
         let mut need = (!birth.leads_session).then_some(one.session);
         for &child in &one.children {
-            match needs.get(child).copied().flatten() {
-                Some(session) if session != one.session => {
-                    if !birth.leads_session || need.is_some_and(|other| other != session) {
-                        return Err(impossible(kin.get(child).map_or(0, |child| child.pid), session));
-                    }
-                    need = Some(session);
-                    birth.before.push(child);
+            let Some(session) = needs.get(child).copied().flatten().filter(|session| *session != one.session)
+            else {
+                birth.after.push(child);
+                continue;
+            };
+            let exit_signal = kin.get(child).map_or(0, |kin| kin.exit_signal);
+            let leads = |other: &&usize| {
+                kin.get(**other).is_some_and(|kin| kin.pid == session && kin.session == session)
+            };
+            if let Some(&leader) = one.children.iter().find(leads) {
+                // A sibling inherits the signal of its end.
+                if kin.get(leader).is_none_or(|leader| leader.exit_signal != exit_signal) {
+                    return Err(impossible(kin.get(child).map_or(0, |child| child.pid), session));
                 }
-                _ => birth.after.push(child),
+                beside.push((leader, child));
+            } else if session != 0 && !kin.iter().any(|other| other.pid == session) {
+                match sessions.iter_mut().find(|departed| departed.id == session) {
+                    Some(one) if one.parent == n && one.exit_signal == exit_signal => one.makes.push(child),
+                    Some(_) => return Err(impossible(kin.get(child).map_or(0, |child| child.pid), session)),
+                    None => {
+                        sessions.push(Departed { id: session, parent: n, makes: vec![child], exit_signal });
+                    }
+                }
+            } else if !birth.leads_session || need.is_some_and(|other| other != session) {
+                return Err(impossible(kin.get(child).map_or(0, |child| child.pid), session));
+            } else {
+                need = Some(session);
+                birth.before.push(child);
             }
         }
         if let Some(slot) = needs.get_mut(n) {
             *slot = need;
         }
     }
+    for (leader, child) in beside {
+        births.get_mut(leader).into_iter().for_each(|birth| birth.beside.push(child));
+    }
     match needs.first().copied().flatten() {
         // The root is born in the session of the restoring process.
-        Some(session) if session != 0 => Err(impossible(root.pid, session)),
-        Some(_) if foreground == Foreground::Detached => Err(impossible(root.pid, 0)),
-        _ => Ok(Lineage { births }),
+        Some(session) if session != 0 => return Err(impossible(root.pid, session)),
+        Some(_) if foreground == Foreground::Detached => return Err(impossible(root.pid, 0)),
+        _ => {}
+    }
+    let departed_groups = departed_groups(&kin, &sessions);
+    let lineage = Lineage { births, departed_sessions: sessions, departed_groups };
+    match lineage.unborn() {
+        None => Ok(lineage),
+        Some(n) => {
+            Err(impossible(kin.get(n).map_or(0, |kin| kin.pid), needs.get(n).copied().flatten().unwrap_or(0)))
+        }
+    }
+}
+
+/// Groups without a leader: the first member makes one. That of a session's leader is inherited from it.
+fn departed_groups(kin: &[Kin], sessions: &[Departed]) -> Vec<Departed> {
+    let mut groups: Vec<Departed> = Vec::new();
+    for (parent, one) in kin.iter().enumerate() {
+        let id = one.group;
+        let led = id == 0
+            || kin.iter().any(|other| other.pid == id)
+            || sessions.iter().chain(&groups).any(|departed| departed.id == id);
+        if !led {
+            groups.push(Departed { id, parent, makes: Vec::new(), exit_signal: 0 });
+        }
+    }
+    groups
+}
+
+impl Lineage {
+    /// The processes that are made after a process, by it or by leaders that it makes; in that order.
+    pub fn made_after(&self, n: usize) -> impl Iterator<Item = usize> + '_ {
+        let own = self.births.get(n).into_iter();
+        let departed = self.departed_sessions.iter().filter(move |departed| departed.parent == n);
+        own.flat_map(|birth| birth.before.iter().chain(&birth.after).chain(&birth.beside))
+            .chain(departed.flat_map(|departed| &departed.makes))
+            .copied()
+    }
+
+    /// A process that is never made: leaders that wait for each other.
+    fn unborn(&self) -> Option<usize> {
+        let mut born = vec![false; self.births.len()];
+        let mut next = vec![0];
+        while let Some(n) = next.pop() {
+            match born.get_mut(n) {
+                Some(born) if !*born => *born = true,
+                _ => continue,
+            }
+            next.extend(self.made_after(n));
+        }
+        born.iter().position(|born| !born)
+    }
+
+    /// The ids of leaders that have ended.
+    pub fn departed_ids(&self) -> impl Iterator<Item = u32> + '_ {
+        self.departed_sessions.iter().chain(&self.departed_groups).map(|departed| departed.id)
     }
 }
 
@@ -102,9 +204,7 @@ fn impossible(pid: u32, session: u32) -> Box<Error> {
         Error::new(Code::KernelLacks, "planning sessions")
             .task(pid, "")
             .cause(format!("no order of fork and setsid puts it into session {session}"))
-            .remedy(
-                "not supported yet: a process whose session's members were made by a process that has ended",
-            ),
+            .remedy("save a smaller tree: the processes that are in one session alone"),
     )
 }
 
@@ -113,7 +213,7 @@ mod tests {
     use super::*;
 
     fn kin(pid: u32, session: u32, group: u32, children: &[usize]) -> Kin {
-        Kin { pid, session, group, children: children.to_vec() }
+        Kin { pid, session, group, exit_signal: 17, children: children.to_vec() }
     }
 
     #[test]
@@ -149,5 +249,39 @@ mod tests {
         let all =
             vec![kin(10, 10, 10, &[1]), kin(11, 11, 11, &[2, 3]), kin(12, 10, 10, &[]), kin(13, 0, 0, &[])];
         assert!(plan(all, Foreground::Attached).is_err());
+    }
+
+    #[test]
+    fn a_child_that_was_left_to_an_ancestor_is_made_by_its_leader() {
+        // 11 leads a session; 12 was a child of a child of it that has ended.
+        let all = vec![kin(10, 10, 10, &[1, 2]), kin(12, 11, 11, &[]), kin(11, 11, 11, &[])];
+        let lineage = plan(all, Foreground::Detached).unwrap();
+        assert_eq!(lineage.births[2].beside, [1]);
+        assert_eq!(lineage.births[0].after, [2]);
+        assert_eq!(lineage.departed_sessions, []);
+    }
+
+    #[test]
+    fn a_departed_leader_is_made_for_its_members() {
+        let all =
+            vec![kin(10, 10, 10, &[1, 2]), kin(12, 11, 11, &[3]), kin(13, 11, 14, &[]), kin(15, 11, 11, &[])];
+        let lineage = plan(all, Foreground::Detached).unwrap();
+        let leader = Departed { id: 11, parent: 0, makes: vec![1, 2], exit_signal: 17 };
+        assert_eq!(lineage.departed_sessions, [leader]);
+        assert_eq!(lineage.departed_groups, [Departed { id: 14, parent: 2, makes: vec![], exit_signal: 0 }]);
+        assert_eq!(lineage.births[1].after, [3]);
+        assert_eq!(lineage.departed_ids().collect::<Vec<_>>(), [11, 14]);
+    }
+
+    #[test]
+    fn leaders_that_wait_for_each_other_cannot_be() {
+        let all = vec![
+            kin(10, 10, 10, &[1, 2]),
+            kin(11, 11, 11, &[3]),
+            kin(12, 12, 12, &[4]),
+            kin(13, 12, 12, &[]),
+            kin(14, 11, 11, &[]),
+        ];
+        assert!(plan(all, Foreground::Detached).is_err());
     }
 }

@@ -237,13 +237,19 @@ impl Model {
         Ok(())
     }
 
-    /// Every id that must be free: of processes and threads.
+    /// Every id that must be free: of processes and threads, and of leaders that have ended.
     pub fn ids(&self) -> impl Iterator<Item = u32> + '_ {
-        self.processes.iter().flat_map(|process| {
+        let led =
+            self.processes.iter().flat_map(|process| [process.task.session, process.task.process_group]);
+        let led: HashSet<u32> = led.filter(|&id| id != 0).collect();
+        let departed =
+            led.into_iter().filter(|&id| self.processes.iter().all(|process| process.task.pid != id));
+        let made = self.processes.iter().flat_map(|process| {
             let threads =
                 process.threads.iter().map(|thread| thread.tid).filter(|&tid| tid != process.task.pid);
             std::iter::once(process.task.pid).chain(threads)
-        })
+        });
+        made.chain(departed)
     }
 
     /// All areas of all processes.
@@ -306,6 +312,9 @@ fn check_ids(task: &Task, threads: &[Thread]) -> Result<()> {
     let bad = |why: &str| Err(inconsistent(format!("process {}: {why}", task.pid)));
     if task.pid == 0 || task.pid > i32::MAX.unsigned_abs() {
         return bad("its id is not one that a process can have");
+    }
+    if task.session.max(task.process_group) > i32::MAX.unsigned_abs() {
+        return bad("the id of its session or group is not one that those can have");
     }
     let stops = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].map(i32::unsigned_abs);
     if task.stop_signal != 0 && (task.zombie || !stops.contains(&task.stop_signal)) {

@@ -34,23 +34,24 @@ const OPTIONS: u64 = options::SYSCALL_GOOD | options::NEW_TASKS | options::EXIT_
 /// A tree while it is built.
 pub(super) struct Builder<'a> {
     pub(super) model: &'a Model,
-    lineage: &'a Lineage,
+    pub(super) lineage: &'a Lineage,
     image: &'a VerifiedImage<File>,
     place: &'a Place,
-    area: ProgramArea,
-    staged: Staged,
+    pub(super) area: ProgramArea,
+    pub(super) staged: Staged,
     fills: HashMap<u64, Filled>,
     files: HashMap<u64, OwnedFd>,
     inodes: HashMap<u64, Inode>,
-    made: Vec<Made>,
+    /// The processes of the image, then leaders that have departed.
+    pub(super) made: Vec<Made>,
 }
 
 /// A process that was made.
 #[derive(Default)]
-struct Made {
-    host_pid: Pid,
+pub(super) struct Made {
+    pub(super) host_pid: Pid,
     /// Threads, the leader first; a thread that runs a program is taken out.
-    threads: Vec<(Pid, Option<Stopped>)>,
+    pub(super) threads: Vec<(Pid, Option<Stopped>)>,
 }
 
 impl<'a> Builder<'a> {
@@ -175,10 +176,13 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// The process with that id in the image, as the caller sees it.
-    pub(super) fn host_pid(&self, pid: u32) -> Option<Pid> {
-        let at = self.model.processes.iter().position(|process| process.task.pid == pid)?;
-        self.made.get(at).map(|made| made.host_pid)
+    /// A group of the image, as the caller sees it: that of a member, for its leader may have ended.
+    pub(super) fn group(&self, group: u32) -> Option<Pid> {
+        let member = |process: &Process| group != 0 && process.task.process_group == group;
+        let at = self.model.processes.iter().position(member)?;
+        let pid = rustix::process::Pid::from_raw(self.made.get(at)?.host_pid.cast_signed());
+        let group = rustix::process::getpgid(pid).ok()?;
+        Some(group.as_raw_nonzero().get().unsigned_abs())
     }
 
     /// Sends a signal to each living process of a group of the image; it acts when they run.
@@ -212,36 +216,7 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn make_processes(&mut self) -> Result<()> {
-        let processes = &self.model.processes;
-        self.made.resize_with(processes.len(), Made::default);
-        let root = self.make_root()?;
-        self.adopt(0, root)?;
-        for (n, birth) in self.lineage.births.iter().enumerate() {
-            let mut sequence = Sequence::new();
-            if n == 0 {
-                self.clean_root()?;
-                crate::memory::rebuild::stage(
-                    &mut sequence,
-                    &self.staged,
-                    &self.model.shared,
-                    self.model.areas(),
-                );
-            }
-            parts::births(&mut sequence, birth, processes);
-            let order: Vec<usize> = birth.before.iter().chain(&birth.after).copied().collect();
-            let born = self.run_leader(n, sequence)?;
-            if born.len() != order.len() {
-                return Err(lost(n));
-            }
-            for (child, pid) in order.into_iter().zip(born) {
-                self.adopt(child, await_birth(pid)?)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn make_root(&self) -> Result<Stopped> {
+    pub(super) fn make_root(&self) -> Result<Stopped> {
         let id = self.model.processes.first().map_or(0, |root| root.task.pid);
         let size = self.area.size().next_multiple_of(PAGE);
         clone::map_here(self.area.start, size)?;
@@ -257,7 +232,7 @@ impl<'a> Builder<'a> {
         await_stop(running)
     }
 
-    fn clean_root(&mut self) -> Result<()> {
+    pub(super) fn clean_root(&mut self) -> Result<()> {
         let pid = self.pid(0)?;
         self.area.install(pid)?;
         let inherited = match self.made.first().and_then(|made| made.threads.first()) {
@@ -269,24 +244,10 @@ impl<'a> Builder<'a> {
         self.run_leader(0, sequence).map(drop)
     }
 
-    fn adopt(&mut self, n: usize, stopped: Stopped) -> Result<()> {
+    pub(super) fn adopt(&mut self, n: usize, stopped: Stopped) -> Result<()> {
         let made = self.made.get_mut(n).ok_or_else(|| lost(n))?;
         made.host_pid = stopped.tid();
         made.threads = vec![(stopped.tid(), Some(stopped))];
-        Ok(())
-    }
-
-    fn join_groups(&mut self) -> Result<()> {
-        for (n, birth) in self.lineage.births.iter().enumerate() {
-            let Some(group) = birth.joins_group else { continue };
-            let mut sequence = Sequence::new();
-            sequence.call(
-                format!("joining process group {group}"),
-                libc::SYS_setpgid,
-                [0.into(), group.into()],
-            );
-            self.run_leader(n, sequence)?;
-        }
         Ok(())
     }
 
@@ -332,25 +293,27 @@ impl<'a> Builder<'a> {
         for (n, process) in self.model.processes.iter().enumerate().filter(|(_, process)| process.task.zombie)
         {
             let program = parts::zombie(&process.task, have);
-            let marker = self.marker(n, 0)?;
-            let started = program::start(&program, self.take(n, 0)?, &self.area, 0, marker, None)?;
-            let signal = (process.task.exit_code & 0x7f).cast_signed();
-            let ended = match started.finish(|_| {}) {
-                // One that exits ends in the middle of its program.
-                Err(stillpoint_sys::Error::Gone { .. }) if signal == 0 => true,
-                Err(error) => return Err(self.in_task(n, error)),
-                // A signal is delivered from a signal stop only: the marker has made one.
-                Ok((stopped, _)) if signal != 0 => {
-                    stopped.set_signal_mask(0)?;
-                    matches!(stopped.resume(Until::Stop, signal)?.wait()?, Event::Gone(_))
-                }
-                Ok(_) => false,
-            };
-            if !ended {
-                return Err(lost(n));
-            }
+            self.end_by(n, &program, (process.task.exit_code & 0x7f).cast_signed())?;
         }
         Ok(())
+    }
+
+    /// Runs a program that ends a process, or after which a signal does.
+    pub(super) fn end_by(&mut self, n: usize, program: &Program, signal: i32) -> Result<()> {
+        let marker = self.marker(n, 0)?;
+        let started = program::start(program, self.take(n, 0)?, &self.area, 0, marker, None)?;
+        let ended = match started.finish(|_| {}) {
+            // One that exits ends in the middle of its program.
+            Err(stillpoint_sys::Error::Gone { .. }) if signal == 0 => true,
+            Err(error) => return Err(self.in_task(n, error)),
+            // A signal is delivered from a signal stop only: the marker has made one.
+            Ok((stopped, _)) if signal != 0 => {
+                stopped.set_signal_mask(0)?;
+                matches!(stopped.resume(Until::Stop, signal)?.wait()?, Event::Gone(_))
+            }
+            Ok(_) => false,
+        };
+        if ended { Ok(()) } else { Err(lost(n)) }
     }
 
     /// Rebuilds what the kernel keeps of interrupted sleeps: the sleep is begun anew with the time that is left, and
@@ -450,7 +413,11 @@ impl<'a> Builder<'a> {
     }
 
     /// What a program's end is reported by: a signal that the image has pending nowhere in the process.
-    fn marker(&self, n: usize, slot: usize) -> Result<Marker> {
+    pub(super) fn marker(&self, n: usize, slot: usize) -> Result<Marker> {
+        if let Some(departed) = self.departed(n) {
+            let marker = Marker::choose(departed.id, departed.id, 0, 1 << (libc::SIGURG - 1));
+            return marker.ok_or_else(|| lost(n));
+        }
         let process = self.process(n)?;
         let pending = process
             .threads
@@ -470,7 +437,7 @@ impl<'a> Builder<'a> {
         self.model.processes.get(n).ok_or_else(|| lost(n))
     }
 
-    fn pid(&self, n: usize) -> Result<Pid> {
+    pub(super) fn pid(&self, n: usize) -> Result<Pid> {
         self.made.get(n).map(|made| made.host_pid).ok_or_else(|| lost(n))
     }
 
@@ -504,7 +471,10 @@ impl<'a> Builder<'a> {
                 tid: None,
                 name: process.task.name.escape_ascii().to_string(),
             },
-            None => TaskName { pid: 0, tid: None, name: String::new() },
+            None => {
+                let pid = self.departed(n).map_or(0, |departed| departed.id);
+                TaskName { pid, tid: None, name: String::new() }
+            }
         };
         if taken {
             return Box::new(Error {
@@ -609,7 +579,7 @@ impl Drop for Builder<'_> {
 }
 
 /// Waits for a task that was attached to at birth.
-fn await_birth(tid: Pid) -> Result<Stopped> {
+pub(super) fn await_birth(tid: Pid) -> Result<Stopped> {
     await_stop(Running::born(tid))
 }
 

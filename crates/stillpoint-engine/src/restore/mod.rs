@@ -3,6 +3,7 @@
 //! Nothing is made before the image is verified and the place is found to fit. Until the commit everything that was
 //! made dies with this process or is killed by the undo; after it, every task runs.
 
+mod birth;
 mod build;
 mod namespace;
 mod parts;
@@ -142,7 +143,7 @@ pub fn restore(options: RestoreOptions, observer: &mut dyn Observer) -> Result<R
         if terminal.as_ref().is_some_and(Settings::resized) {
             builder.signal_group(joined.holder(), libc::SIGWINCH);
         }
-        joined.prepare(builder.host_pid(joined.holder()), terminal);
+        joined.prepare(builder.group(joined.holder()), terminal);
         let done = joined.hand_over().and_then(|()| builder.commit());
         done.inspect_err(|_| {
             joined.take_back();
@@ -242,6 +243,9 @@ fn steps(prepared: &Prepared) -> Vec<String> {
     let mut steps = Vec::new();
     if prepared.private_pids {
         steps.push("enter a new user and pid namespace".to_owned());
+    }
+    for id in prepared.lineage.departed_ids() {
+        steps.push(format!("make process {id} to lead what it has led, and end it"));
     }
     for (process, birth) in prepared.model.processes.iter().zip(&prepared.lineage.births) {
         let name = process.task.name.escape_ascii();

@@ -49,8 +49,7 @@ pub(super) fn clean(
 pub(super) fn births(sequence: &mut Sequence, birth: &Birth, processes: &[Process]) {
     let child = |sequence: &mut Sequence, index: &usize| {
         if let Some(process) = processes.get(*index) {
-            let what = format!("making process {}", process.task.pid);
-            clone(sequence, what, 0, u64::from(process.task.exit_signal), process.task.pid);
+            make(sequence, process.task.pid, process.task.exit_signal);
         }
     };
     birth.before.iter().for_each(|index| child(sequence, index));
@@ -59,7 +58,26 @@ pub(super) fn births(sequence: &mut Sequence, birth: &Birth, processes: &[Proces
     }
     birth.after.iter().for_each(|index| child(sequence, index));
     if birth.leads_group {
-        sequence.call("making a process group", libc::SYS_setpgid, [Arg::Value(0), Arg::Value(0)]);
+        lead_group(sequence);
+    }
+    siblings(sequence, &birth.beside, processes);
+}
+
+/// A child.
+pub(super) fn make(sequence: &mut Sequence, pid: u32, exit_signal: u32) {
+    clone(sequence, format!("making process {pid}"), 0, u64::from(exit_signal), pid);
+}
+
+/// A process group of one's own.
+pub(super) fn lead_group(sequence: &mut Sequence) {
+    sequence.call("making a process group", libc::SYS_setpgid, [Arg::Value(0), Arg::Value(0)]);
+}
+
+/// Processes of the caller's session that are children of its parent. They inherit the signal of its end.
+pub(super) fn siblings(sequence: &mut Sequence, indices: &[usize], processes: &[Process]) {
+    for process in indices.iter().filter_map(|&index| processes.get(index)) {
+        let what = format!("making process {} as a sibling", process.task.pid);
+        clone(sequence, what, u64::from(libc::CLONE_PARENT.unsigned_abs()), 0, process.task.pid);
     }
 }
 

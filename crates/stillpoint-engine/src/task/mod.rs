@@ -36,7 +36,11 @@ pub use way_back::Gadgets;
 pub const SUPPORT: &[SupportRow] = &[
     SupportRow::saved("process tree: parents, children, process ids", "5.5", "clone3 with set_tid"),
     SupportRow::saved("threads", "5.5", ""),
-    SupportRow::saved("sessions and process groups", "5.10", "led from inside or outside the tree"),
+    SupportRow::saved(
+        "sessions and process groups",
+        "5.10",
+        "led from inside the tree, from outside (the root's), or by a process that has ended",
+    ),
     SupportRow::saved("zombies with their exit status", "5.10", ""),
     SupportRow::saved(
         "vfork and posix_spawn in flight",

@@ -19,6 +19,7 @@ mod fifos;
 mod files;
 mod futex;
 mod itimers;
+mod leaderless;
 mod locks;
 mod many_files;
 mod memfds;
@@ -55,6 +56,7 @@ pub(crate) const ALL: &[(&str, Run)] = &[
     ("threads", threads::run),
     ("tree", tree::run),
     ("stopped", stopped::run),
+    ("leaderless", leaderless::run),
     ("churn", churn::run),
     ("vforks", vforks::run),
     ("busy", busy::run),
