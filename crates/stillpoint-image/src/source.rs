@@ -66,6 +66,49 @@ pub(crate) fn read_full<S: ReadAt + ?Sized>(source: &S, buffer: &mut [u8], offse
     Ok(done)
 }
 
+/// A source that is read from front to back in small pieces: it reads ahead, so that a record costs no system call.
+#[derive(Debug)]
+pub(crate) struct Ahead<S> {
+    pub(crate) source: S,
+    window: Vec<u8>,
+    /// Where the window begins in the source, and how much of it is filled.
+    start: u64,
+    filled: usize,
+}
+
+/// What is read ahead. Pieces that are larger than half of it pass it by.
+const WINDOW: usize = 64 << 10;
+
+impl<S: ReadAt> Ahead<S> {
+    pub(crate) fn new(source: S) -> Self {
+        Self { source, window: Vec::new(), start: 0, filled: 0 }
+    }
+
+    /// As [`read_full`].
+    pub(crate) fn read_full(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let have = self.take(buffer, offset);
+        let Some(rest) = buffer.get_mut(have..).filter(|rest| !rest.is_empty()) else { return Ok(have) };
+        let Some(at) = offset.checked_add(have as u64) else { return Ok(have) };
+        if rest.len() > WINDOW / 2 {
+            return Ok(have + read_full(&self.source, rest, at)?);
+        }
+        self.window.resize(WINDOW, 0);
+        self.filled = 0;
+        self.start = at;
+        self.filled = read_full(&self.source, &mut self.window, at)?;
+        Ok(have + self.take(rest, at))
+    }
+
+    /// Copies what the window holds from `offset` on, and says how much that is.
+    fn take(&self, buffer: &mut [u8], offset: u64) -> usize {
+        let skip = offset.checked_sub(self.start).and_then(|skip| usize::try_from(skip).ok());
+        let have = skip.and_then(|skip| self.window.get(skip..self.filled)).unwrap_or_default();
+        let length = have.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&have[..length]);
+        length
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +121,27 @@ mod tests {
         assert_eq!(source.read_at(&mut buffer, 2).unwrap(), 1);
         assert_eq!(source.read_at(&mut buffer, 3).unwrap(), 0);
         assert_eq!(source.read_at(&mut buffer, u64::MAX).unwrap(), 0);
+    }
+
+    #[test]
+    fn reading_ahead_gives_the_same_bytes() {
+        let source: Vec<u8> = (0..3 * WINDOW as u32 + 7).map(|n| (n * 7 >> 3) as u8).collect();
+        let mut ahead = Ahead::new(source.clone());
+        let mut at = 0;
+        for length in [1, 24, 0, 5000, WINDOW / 2 + 1, 24, WINDOW / 2, WINDOW, 3, WINDOW, 24, 1] {
+            let mut buffer = vec![0; length];
+            let got = ahead.read_full(&mut buffer, at as u64).unwrap();
+            assert_eq!(got, length.min(source.len() - at));
+            assert_eq!(buffer[..got], source[at..at + got]);
+            at += got;
+        }
+        assert_eq!(at, source.len());
+        // Backwards and far beyond the end.
+        let mut buffer = [0; 3];
+        assert_eq!(ahead.read_full(&mut buffer, 5).unwrap(), 3);
+        assert_eq!(buffer, source[5..8]);
+        assert_eq!(ahead.read_full(&mut buffer, u64::MAX).unwrap(), 0);
+        assert_eq!(ahead.read_full(&mut buffer, u64::MAX - 1).unwrap(), 0);
     }
 
     #[test]

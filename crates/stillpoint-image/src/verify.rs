@@ -15,12 +15,15 @@ use crate::format::{
 use crate::grammar::{Fault, Grammar};
 use crate::image::{DataFrame, FrameInfo, Parts, SavedTask, VerifiedImage, unpack};
 use crate::records::{Header, Index, Object, Task, Thread, Trailer};
-use crate::source::{ReadAt, read_full};
+use crate::source::{Ahead, ReadAt};
 use crate::strict::decode_exact;
 use crate::writer::Sealed;
 
 /// A payload buffer grows as its bytes arrive, from this size on, so that a length alone allocates nothing.
 const FIRST_READ: usize = 64 << 10;
+
+/// How much data there must be before a second thread is worth its start.
+const SECOND_THREAD: u64 = 1 << 20;
 
 /// What a record costs, at most, in sets and tables that know it by its id.
 const LOOKUP: usize = 64;
@@ -89,7 +92,7 @@ impl Image {
 }
 
 struct Pass<'a, 'scope, 'env, S> {
-    source: S,
+    source: Ahead<S>,
     options: VerifyOptions<'a>,
     hashing: Hashing<'scope, 'env>,
     grammar: Grammar,
@@ -110,7 +113,7 @@ impl<'a, 'scope, 'env, S: ReadAt> Pass<'a, 'scope, 'env, S> {
     fn new(source: S, options: VerifyOptions<'a>, scope: &'scope Scope<'scope, 'env>) -> Self {
         let threads = options.second_thread.then_some(scope);
         Self {
-            source,
+            source: Ahead::new(source),
             options,
             hashing: Hashing {
                 root: Some(RootHasher::new(&preamble())),
@@ -143,7 +146,7 @@ impl<'a, 'scope, 'env, S: ReadAt> Pass<'a, 'scope, 'env, S> {
             self.take_record(payload.bytes(), &header, encoding)?;
             self.charge(size_of::<FrameInfo>() as u64)?;
             self.frames.push(FrameInfo { kind: header.kind, offset: self.offset, length: header.length });
-            if header.kind == FrameType::Data {
+            if header.kind == FrameType::Data && self.offset > SECOND_THREAD {
                 self.hashing.start();
             }
             self.hashing.frame(bytes, payload);
@@ -346,7 +349,7 @@ impl<'a, 'scope, 'env, S: ReadAt> Pass<'a, 'scope, 'env, S> {
         let Some(header) = self.header else { return Err(ImageError::NotAnImage) };
         let sealed = Sealed { frames: at.frame + 1, bytes: self.offset, root };
         let Self { source, objects, tasks, data, frames, .. } = self;
-        Ok(Parts { source, header, objects, tasks, data, frames, sealed })
+        Ok(Parts { source: source.source, header, objects, tasks, data, frames, sealed })
     }
 
     fn place(&self) -> Place {
@@ -357,8 +360,8 @@ impl<'a, 'scope, 'env, S: ReadAt> Pass<'a, 'scope, 'env, S> {
         ImageError::Unknown { at: self.place(), what }
     }
 
-    fn read(&self, buffer: &mut [u8], offset: u64) -> Result<usize, ImageError> {
-        read_full(&self.source, buffer, offset).map_err(|source| ImageError::Io {
+    fn read(&mut self, buffer: &mut [u8], offset: u64) -> Result<usize, ImageError> {
+        self.source.read_full(buffer, offset).map_err(|source| ImageError::Io {
             doing: "read",
             offset,
             source,
