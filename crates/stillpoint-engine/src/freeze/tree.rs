@@ -16,6 +16,9 @@ use crate::{Code, Error, Observer, Result, TaskName};
 /// not exec) never does.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How often the tasks that still run are looked at before the first pause.
+const YIELDS: u32 = 50;
+
 const OPTIONS: u64 = options::SYSCALL_GOOD | options::NEW_TASKS | options::EXEC;
 
 /// Stops every thread of the tree under `root`.
@@ -57,6 +60,8 @@ struct Freezer {
     visited: BTreeSet<Pid>,
     /// Children that run on because their parents cannot be stopped before.
     released: Released,
+    /// Parents and their children by a scan of `/proc`, of this walk: made where the kernel has no `children` files.
+    scanned: Option<BTreeMap<Pid, Vec<Pid>>>,
     changed: bool,
 }
 
@@ -72,6 +77,7 @@ impl Freezer {
             born: BTreeSet::new(),
             visited: BTreeSet::new(),
             released: Released::default(),
+            scanned: None,
             changed: false,
         })
     }
@@ -79,12 +85,9 @@ impl Freezer {
     fn run(&mut self, observer: &dyn Observer) -> Result<()> {
         loop {
             self.changed = false;
-            let mut children: BTreeMap<Pid, Vec<Pid>> = BTreeMap::new();
-            for (child, parent) in tasks::parents()? {
-                children.entry(parent).or_default().push(child);
-            }
+            self.scanned = None;
             self.visited.clear();
-            self.walk(self.root, &children)?;
+            self.walk(self.root)?;
             self.let_strays_go();
             self.settle(observer)?;
             if !self.changed {
@@ -97,22 +100,53 @@ impl Freezer {
     }
 
     /// Attaches to every thread of a process and of its descendants that is not attached to yet.
-    fn walk(&mut self, pid: Pid, children: &BTreeMap<Pid, Vec<Pid>>) -> Result<()> {
+    fn walk(&mut self, pid: Pid) -> Result<()> {
         self.visited.insert(pid);
-        self.attach_threads(pid)?;
+        let tids = self.attach_threads(pid)?;
         if self.processes.get(&pid).is_none_or(|process| process.zombie) {
             return Ok(());
         }
-        for &child in children.get(&pid).into_iter().flatten() {
-            self.walk(child, children)?;
+        for child in self.children(pid, &tids)? {
+            self.walk(child)?;
         }
         Ok(())
     }
 
-    fn attach_threads(&mut self, pid: Pid) -> Result<()> {
+    /// The children of a process, of all its threads. What is missed because something ends meanwhile is found by the
+    /// next walk: there is one after each in which anything was new or is gone.
+    fn children(&mut self, pid: Pid, tids: &[Pid]) -> Result<Vec<Pid>> {
+        let mut children = Vec::new();
+        for &tid in tids {
+            if self.scanned.is_some() {
+                break;
+            }
+            match tasks::children_of_thread(pid, tid) {
+                Ok(Some(found)) => children.extend(found),
+                Ok(None) => self.scan()?,
+                Err(error) if vanished(&error) => self.changed = true,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if let Some(scanned) = &self.scanned {
+            children = scanned.get(&pid).cloned().unwrap_or_default();
+        }
+        Ok(children)
+    }
+
+    fn scan(&mut self) -> Result<()> {
+        let mut children: BTreeMap<Pid, Vec<Pid>> = BTreeMap::new();
+        for (child, parent) in tasks::parents()? {
+            children.entry(parent).or_default().push(child);
+        }
+        self.scanned = Some(children);
+        Ok(())
+    }
+
+    /// Returns the threads that were there.
+    fn attach_threads(&mut self, pid: Pid) -> Result<Vec<Pid>> {
         let tids = match tasks::threads(pid) {
             Ok(tids) => tids,
-            Err(error) if vanished(&error) => return self.lost(pid),
+            Err(error) if vanished(&error) => return self.lost(pid).map(|()| Vec::new()),
             Err(error) => return Err(error.into()),
         };
         if !self.processes.contains_key(&pid) {
@@ -140,7 +174,7 @@ impl Freezer {
                 Attached::Vanished => self.changed = true,
             }
         }
-        Ok(())
+        Ok(tids)
     }
 
     fn attach(&mut self, tid: Pid, pid: Pid, threads: usize) -> Result<Attached> {
@@ -194,6 +228,7 @@ impl Freezer {
     /// Waits until every known thread is stopped or gone.
     fn settle(&mut self, observer: &dyn Observer) -> Result<()> {
         let mut pause = Duration::from_micros(20);
+        let mut patient = 0;
         loop {
             let mut waiting = None;
             let mut progress = false;
@@ -246,6 +281,12 @@ impl Freezer {
             }
             if progress {
                 pause = Duration::from_micros(20);
+                patient = 0;
+            } else if patient < YIELDS {
+                // A task that waits stops within a few microseconds of its being woken, on another processor; to sleep
+                // takes longer than that, whatever is asked for.
+                patient += 1;
+                std::thread::yield_now();
             } else {
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(Duration::from_millis(2));

@@ -46,7 +46,7 @@ impl FdInfo {
 ///
 /// EACCES without ptrace access, ENOENT when the descriptor or the task is gone, a text that is not understood.
 pub fn read(pid: Pid, fd: u32) -> Result<FdInfo> {
-    source::parse(TEXT.0, pid, &format!("/proc/{pid}/fdinfo/{fd}"), parse)
+    source::parse_single(TEXT.0, pid, &format!("/proc/{pid}/fdinfo/{fd}"), parse)
 }
 
 /// Parses the text of `/proc/PID/fdinfo/FD`.

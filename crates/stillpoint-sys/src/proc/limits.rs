@@ -43,7 +43,7 @@ const NAMES: [(&[u8], &[u8]); COUNT] = [
 ///
 /// ENOENT or ESRCH when the task is gone (a zombie has no limits left), and a text that is not understood.
 pub fn read(pid: Pid) -> Result<Limits> {
-    source::parse(TEXT.0, pid, &format!("/proc/{pid}/limits"), parse)
+    source::parse_single(TEXT.0, pid, &format!("/proc/{pid}/limits"), parse)
 }
 
 /// Parses the text of `/proc/PID/limits`.

@@ -16,7 +16,7 @@ pub mod personality {
     ///
     /// EPERM or EACCES without ptrace access, ENOENT or ESRCH when the task is gone.
     pub fn read(pid: Pid) -> Result<u32> {
-        source::parse(TEXT.0, pid, &format!("/proc/{pid}/personality"), parse)
+        source::parse_single(TEXT.0, pid, &format!("/proc/{pid}/personality"), parse)
     }
 
     /// Parses `%08x`.
@@ -41,7 +41,7 @@ pub mod oom_score_adj {
     ///
     /// ENOENT or ESRCH when the process is gone.
     pub fn read(pid: Pid) -> Result<i32> {
-        source::parse(TEXT.0, pid, &format!("/proc/{pid}/oom_score_adj"), parse)
+        source::parse_single(TEXT.0, pid, &format!("/proc/{pid}/oom_score_adj"), parse)
     }
 
     /// Parses a number from -1000 to 1000.
@@ -69,7 +69,7 @@ pub mod coredump_filter {
     ///
     /// ENOENT or ESRCH when the process is gone, ENOENT on a kernel without CONFIG_ELF_CORE.
     pub fn read(pid: Pid) -> Result<Option<u32>> {
-        source::parse(TEXT.0, pid, &format!("/proc/{pid}/coredump_filter"), parse)
+        source::parse_single(TEXT.0, pid, &format!("/proc/{pid}/coredump_filter"), parse)
     }
 
     /// Parses `%08lx`, or nothing.
@@ -99,7 +99,7 @@ pub mod timerslack {
     /// EPERM for any thread but the caller, also of the same user, without CAP_SYS_NICE; ENOENT or ESRCH when the
     /// thread is gone. PR_GET_TIMERSLACK in the thread itself needs nothing.
     pub fn read(tid: Pid) -> Result<u64> {
-        source::parse(TEXT.0, tid, &format!("/proc/{tid}/timerslack_ns"), parse)
+        source::parse_single(TEXT.0, tid, &format!("/proc/{tid}/timerslack_ns"), parse)
     }
 
     /// Parses a number of nanoseconds.

@@ -27,11 +27,26 @@ pub(super) fn parse<T>(
     parse_system(doing, path, parse).map_err(|e| e.of(pid))
 }
 
+/// Like [`parse`], for a file that the kernel makes up in one go (`single_open` of its seq_file): all of it comes with
+/// the first read if there is room, so that a read which leaves room was the last.
+pub(super) fn parse_single<T>(
+    doing: &str,
+    pid: Pid,
+    path: &str,
+    parse: impl FnOnce(&[u8]) -> Result<T>,
+) -> Result<T> {
+    parse_file(doing, path, true, parse).map_err(|e| e.of(pid))
+}
+
 /// Like [`parse`], for a file that belongs to no task.
 pub(super) fn parse_system<T>(doing: &str, path: &str, parse: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
+    parse_file(doing, path, false, parse)
+}
+
+fn parse_file<T>(doing: &str, path: &str, single: bool, parse: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
     // Taken out of the cell, so that a parser that reads another file finds an empty buffer, not a borrowed one.
     let mut buffer = BUFFER.take();
-    let result = fill(path, &mut buffer)
+    let result = fill(path, single, &mut buffer)
         .map_err(|e| Error::io(format!("{doing} ({path})"), None, &e))
         .and_then(|filled| parse(&buffer[..filled]));
     if buffer.len() <= KEEP {
@@ -40,8 +55,9 @@ pub(super) fn parse_system<T>(doing: &str, path: &str, parse: impl FnOnce(&[u8])
     result
 }
 
-/// Reads to the end; the vector's length is the room, the result how much of it is filled.
-fn fill(path: &str, buffer: &mut Vec<u8>) -> std::io::Result<usize> {
+/// Reads to the end, which a read that leaves room has reached of a file in one go (`single`); the vector's length is
+/// the room, the result how much of it is filled.
+fn fill(path: &str, single: bool, buffer: &mut Vec<u8>) -> std::io::Result<usize> {
     let mut file = File::open(path)?;
     let mut filled = 0;
     loop {
@@ -50,7 +66,12 @@ fn fill(path: &str, buffer: &mut Vec<u8>) -> std::io::Result<usize> {
         }
         match file.read(&mut buffer[filled..]) {
             Ok(0) => return Ok(filled),
-            Ok(n) => filled += n,
+            Ok(n) => {
+                filled += n;
+                if single && filled < buffer.len() {
+                    return Ok(filled);
+                }
+            }
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
         }

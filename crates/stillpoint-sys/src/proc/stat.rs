@@ -88,7 +88,7 @@ pub struct Stat {
 ///
 /// ENOENT or ESRCH when the task is gone, and a text that is not understood.
 pub fn read(pid: Pid) -> Result<Stat> {
-    source::parse(TEXT.0, pid, &format!("/proc/{pid}/stat"), parse)
+    source::parse_single(TEXT.0, pid, &format!("/proc/{pid}/stat"), parse)
 }
 
 /// Reads `/proc/PID/task/TID/stat`: times are those of the thread.
@@ -97,7 +97,7 @@ pub fn read(pid: Pid) -> Result<Stat> {
 ///
 /// As [`read`].
 pub fn read_thread(pid: Pid, tid: Pid) -> Result<Stat> {
-    source::parse(TEXT.0, tid, &format!("/proc/{pid}/task/{tid}/stat"), parse)
+    source::parse_single(TEXT.0, tid, &format!("/proc/{pid}/task/{tid}/stat"), parse)
 }
 
 /// The number of fields after the comm since Linux 3.5.

@@ -133,7 +133,7 @@ pub struct Memory {
 ///
 /// ENOENT or ESRCH when the task is gone, and a text that is not understood.
 pub fn read(pid: Pid) -> Result<Status> {
-    source::parse(TEXT.0, pid, &format!("/proc/{pid}/status"), parse)
+    source::parse_single(TEXT.0, pid, &format!("/proc/{pid}/status"), parse)
 }
 
 /// Reads `/proc/PID/task/TID/status`.
@@ -142,7 +142,7 @@ pub fn read(pid: Pid) -> Result<Status> {
 ///
 /// As [`read`].
 pub fn read_thread(pid: Pid, tid: Pid) -> Result<Status> {
-    source::parse(TEXT.0, tid, &format!("/proc/{pid}/task/{tid}/status"), parse)
+    source::parse_single(TEXT.0, tid, &format!("/proc/{pid}/task/{tid}/status"), parse)
 }
 
 /// Lines that every kernel since 5.10 prints for every task.

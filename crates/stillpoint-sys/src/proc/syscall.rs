@@ -42,7 +42,7 @@ pub enum Syscall {
 /// EPERM or EACCES without PTRACE_MODE_ATTACH access, ENOENT or ESRCH when the thread is gone, ENOENT where the
 /// kernel has no such file, and a text that is not understood.
 pub fn read(pid: Pid, tid: Pid) -> Result<Syscall> {
-    source::parse(TEXT.0, tid, &format!("/proc/{pid}/task/{tid}/syscall"), parse)
+    source::parse_single(TEXT.0, tid, &format!("/proc/{pid}/task/{tid}/syscall"), parse)
 }
 
 /// Parses the text of `/proc/PID/syscall`.
