@@ -6,14 +6,14 @@
 mod header;
 mod output;
 mod relations;
+mod write;
 
+use stillpoint_image::ImageError;
 use stillpoint_image::records::{FsContext, Object, Task, Thread};
-use stillpoint_image::{Compression as Encoding, ImageError, Writer, encode_data};
 
 use crate::freeze::{self, FrozenTree};
 use crate::kind::{Capture, Content, Objects, descriptors, identity};
 use crate::memory::areas::Areas;
-use crate::memory::pages::{self, Chunk};
 use crate::memory::shared::{SharedAreas, View};
 use crate::memory::{self, CapturedMm};
 use crate::task::{self, Gadgets, leftover, namespaces, sharing};
@@ -23,6 +23,7 @@ use crate::{
 
 use crate::stopwatch::Stopwatch;
 use output::Destination;
+use write::{Written, write};
 
 /// Saves the tree under `options.pid` to one sealed image.
 ///
@@ -35,20 +36,38 @@ pub fn checkpoint(options: CheckpointOptions, observer: &mut dyn Observer) -> Re
     let mut watch = Stopwatch::default();
     observer.phase(Phase::Freeze, None);
     let mut tree = watch.time(Phase::Freeze, || freeze::freeze(pid, observer))?;
+    let since = tree.since;
     let saved = save(&mut tree, destination, compression, &externals, observer, &mut watch);
     let saved = saved.map_err(|error| tree.killed().map_or(error, Box::new));
-    observer.phase(Phase::Release, None);
-    let frozen_since = tree.since;
-    let released = watch.time(Phase::Release, || match (&saved, fate) {
-        (Err(_), _) | (Ok(_), Fate::LeaveRunning) => tree.release(),
-        (Ok(_), Fate::LeaveStopped) => tree.release_stopped(),
-        (Ok(_), Fate::End) => tree.end(),
-    });
-    let mut report = saved?;
-    released?;
-    report.frozen = frozen_since.elapsed();
+    let mut report = match saved {
+        // All that is needed of the tasks has been read: they need not wait until the image is on disk.
+        Ok(saved) if fate == Fate::LeaveRunning => {
+            let released = release(tree, fate, observer, &mut watch);
+            let frozen = since.elapsed();
+            let report = seal(saved, observer, &mut watch)?;
+            released?;
+            CheckpointReport { frozen, ..report }
+        }
+        saved => {
+            let sealed = saved.and_then(|saved| seal(saved, observer, &mut watch));
+            let fate = if sealed.is_ok() { fate } else { Fate::LeaveRunning };
+            let released = release(tree, fate, observer, &mut watch);
+            let report = sealed?;
+            released?;
+            CheckpointReport { frozen: since.elapsed(), ..report }
+        }
+    };
     report.phases = watch.into_phases();
     Ok(report)
+}
+
+fn release(tree: FrozenTree, fate: Fate, observer: &mut dyn Observer, watch: &mut Stopwatch) -> Result<()> {
+    observer.phase(Phase::Release, None);
+    watch.time(Phase::Release, || match fate {
+        Fate::LeaveRunning => tree.release(),
+        Fate::LeaveStopped => tree.release_stopped(),
+        Fate::End => tree.end(),
+    })
 }
 
 /// Everything that goes into the image, read but for memory.
@@ -70,7 +89,7 @@ fn save(
     externals: &[External],
     observer: &mut dyn Observer,
     watch: &mut Stopwatch,
-) -> Result<CheckpointReport> {
+) -> Result<(CheckpointReport, Written)> {
     observer.phase(Phase::Collect, None);
     let collected = watch.time(Phase::Collect, || collect(tree, externals))?;
     check_interrupt(observer)?;
@@ -87,16 +106,25 @@ fn save(
     let written = watch.time(Phase::Pages, || write(&collected, destination, compression, observer));
     // A write that a signal ended is an interruption, whatever it says itself.
     check_interrupt(observer)?;
-    let writer = written?;
-    report.content_bytes = writer.content_bytes;
+    let written = written?;
+    report.content_bytes = written.content_bytes;
+    Ok((report, written))
+}
+
+/// Makes an image of what was written: under its final name, and on disk.
+fn seal(
+    (report, written): (CheckpointReport, Written),
+    observer: &mut dyn Observer,
+    watch: &mut Stopwatch,
+) -> Result<CheckpointReport> {
     check_interrupt(observer)?;
     observer.phase(Phase::Seal, None);
-    report.image_bytes = watch.time(Phase::Seal, || -> Result<u64> {
-        let (sink, sealed) = writer.writer.seal().map_err(|error| output_error(&error))?;
+    let image_bytes = watch.time(Phase::Seal, || -> Result<u64> {
+        let (sink, sealed) = written.writer.seal().map_err(|error| output_error(&error))?;
         sink.into_inner().map_err(|error| output::failed("writing the image", error.error()))?.commit()?;
         Ok(sealed.bytes)
     })?;
-    Ok(report)
+    Ok(CheckpointReport { image_bytes, ..report })
 }
 
 fn collect(tree: &mut FrozenTree, externals: &[External]) -> Result<Collected> {
@@ -164,65 +192,6 @@ impl Collected {
             self.shared.iter().flat_map(|(_, views)| views).map(|view| view.range.end - view.range.start);
         ranges.sum::<u64>() + views.sum::<u64>() + self.contents.iter().map(Content::length).sum::<u64>()
     }
-}
-
-struct Written {
-    writer: Writer<std::io::BufWriter<Destination>>,
-    content_bytes: u64,
-}
-
-fn write(
-    collected: &Collected,
-    destination: Destination,
-    compression: Compression,
-    observer: &mut dyn Observer,
-) -> Result<Written> {
-    let sink = std::io::BufWriter::with_capacity(1 << 16, destination);
-    let mut writer = Writer::new(sink).map_err(|error| output_error(&error))?;
-    let failed = |error: ImageError| output_error(&error);
-    writer.header(&collected.header).map_err(failed)?;
-    for object in &collected.objects {
-        writer.object(object).map_err(failed)?;
-    }
-    for (task, threads) in &collected.tasks {
-        writer.task(task).map_err(failed)?;
-        for thread in threads {
-            writer.thread(thread).map_err(failed)?;
-        }
-    }
-    let encoding = match compression {
-        Compression::None => Encoding::None,
-        Compression::Lz4 => Encoding::Lz4,
-        Compression::Zstd(level) => Encoding::Zstd(level),
-    };
-    let mut content_bytes = 0;
-    let mut append = |object: u64, chunk: Chunk<'_>| -> Result<()> {
-        let frame = encode_data(object, chunk.runs, chunk.bytes, encoding)
-            .map_err(|error| output_error(&error.into()))?;
-        writer.append(&frame).map_err(|error| output_error(&error))?;
-        content_bytes += chunk.bytes.len() as u64;
-        observer.advance(chunk.bytes.len() as u64);
-        check_interrupt(observer)
-    };
-    for content in &collected.contents {
-        content.stream(&mut |offset, bytes| {
-            let run = stillpoint_image::records::Run { offset, length: bytes.len() as u64 };
-            append(content.object, Chunk { runs: &[run], bytes })
-        })?;
-    }
-    let mut buffer = Vec::new();
-    for (object, views) in &collected.shared {
-        for view in views {
-            pages::copy(view.pid, [(view.range, view.offset)], &mut buffer, &mut |chunk| {
-                append(*object, chunk)
-            })?;
-        }
-    }
-    for mm in &collected.memory {
-        let ranges = mm.ranges.iter().map(|&range| (range, range.start));
-        pages::copy(mm.pid, ranges, &mut buffer, &mut |chunk| append(mm.object, chunk))?;
-    }
-    Ok(Written { writer, content_bytes })
 }
 
 fn check_interrupt(observer: &dyn Observer) -> Result<()> {

@@ -10,17 +10,12 @@ use crate::Result;
 /// How much is copied at once: what one data frame of the image holds.
 const CHUNK: u64 = 1 << 20;
 
-/// A part of an object's contents: its runs, and the bytes of all of them one after the other.
-#[derive(Debug)]
-pub struct Chunk<'a> {
-    /// Ascending, not overlapping.
-    pub runs: &'a [Run],
-    /// Their bytes.
-    pub bytes: &'a [u8],
-}
+/// Takes a part of an object's contents: its runs, ascending and not overlapping, and the bytes of all of them one
+/// after the other. Gives back a buffer, that one or another.
+pub type Sink<'a> = &'a mut dyn FnMut(&[Run], Vec<u8>) -> Result<Vec<u8>>;
 
 /// Reads the pages of ranges (each with the offset of its contents in the object) and hands them to `sink` in
-/// chunks. Pages of zero bytes are left out where that is allowed. `seen` is told how much was looked at.
+/// chunks. Pages of zero bytes are left out where that is allowed.
 ///
 /// # Errors
 ///
@@ -29,11 +24,9 @@ pub fn copy(
     pid: Pid,
     ranges: impl IntoIterator<Item = (PageRange, u64)>,
     buffer: &mut Vec<u8>,
-    sink: &mut dyn FnMut(Chunk<'_>) -> Result<()>,
+    sink: Sink<'_>,
 ) -> Result<()> {
-    buffer.resize(usize::try_from(CHUNK).unwrap_or(0), 0);
-    let memory = vm::Memory::open(pid)?;
-    let mut batch = Batch::default();
+    let mut batch = Batch { pid, forced: None, parts: Vec::new(), length: 0 };
     for (range, offset) in ranges {
         let mut at = range.start;
         while at < range.end {
@@ -42,18 +35,20 @@ pub fn copy(
             batch.add(part, offset + (at - range.start));
             at = part.end;
             if batch.length == CHUNK || batch.parts.len() == vm::MAX_PIECES {
-                batch.flush(pid, &memory, buffer, sink)?;
+                batch.flush(buffer, sink)?;
             }
         }
     }
     if batch.length > 0 {
-        batch.flush(pid, &memory, buffer, sink)?;
+        batch.flush(buffer, sink)?;
     }
     Ok(())
 }
 
-#[derive(Default)]
 struct Batch {
+    pid: Pid,
+    /// Opened when first something must be read by force.
+    forced: Option<vm::Memory>,
     parts: Vec<(PageRange, u64)>,
     length: u64,
 }
@@ -64,33 +59,32 @@ impl Batch {
         self.parts.push((range, offset));
     }
 
-    fn flush(
-        &mut self,
-        pid: Pid,
-        memory: &vm::Memory,
-        buffer: &mut [u8],
-        sink: &mut dyn FnMut(Chunk<'_>) -> Result<()>,
-    ) -> Result<()> {
-        self.read(pid, memory, buffer)?;
-        let (runs, length) = compact(&self.parts, buffer);
-        if let Some(bytes) = buffer.get(..length).filter(|bytes| !bytes.is_empty()) {
-            sink(Chunk { runs: &runs, bytes })?;
-        }
+    fn flush(&mut self, buffer: &mut Vec<u8>, sink: Sink<'_>) -> Result<()> {
+        let mut bytes = std::mem::take(buffer);
+        // Only what it never held is zeroed.
+        bytes.resize(usize::try_from(self.length).unwrap_or(0), 0);
+        self.read(&mut bytes)?;
+        let (runs, length) = compact(&self.parts, &mut bytes);
+        bytes.truncate(length);
+        *buffer = if bytes.is_empty() { bytes } else { sink(&runs, bytes)? };
         self.parts.clear();
         self.length = 0;
         Ok(())
     }
 
-    fn read(&self, pid: Pid, memory: &vm::Memory, buffer: &mut [u8]) -> Result<()> {
-        let whole = buffer.get_mut(..usize::try_from(self.length).unwrap_or(0)).unwrap_or_default();
+    fn read(&mut self, whole: &mut [u8]) -> Result<()> {
         if self.parts.iter().all(|(part, _)| part.readable) {
             let pieces: Vec<vm::Piece> =
                 self.parts.iter().map(|(part, _)| (RemoteAddr(part.start), part.end - part.start)).collect();
             // A shortfall is tried again by force below, which also gives the better error.
-            if vm::read_pieces(pid, &pieces, whole).is_ok_and(|got| got == whole.len()) {
+            if vm::read_pieces(self.pid, &pieces, whole).is_ok_and(|got| got == whole.len()) {
                 return Ok(());
             }
         }
+        let memory = match &mut self.forced {
+            Some(memory) => memory,
+            closed => closed.insert(vm::Memory::open(self.pid)?),
+        };
         let mut rest = whole;
         for (part, _) in &self.parts {
             let (piece, tail) =

@@ -8,17 +8,17 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::OFlags;
-use stillpoint_image::VerifiedImage;
 use stillpoint_image::records::{Backing, Credentials, Thread};
+use stillpoint_image::{DataFrame, VerifiedImage};
 use stillpoint_sys::arch::{self, Registers};
 use stillpoint_sys::program::{self, CallSite, Marker, Program, ProgramArea};
 use stillpoint_sys::ptrace::{self, Event, Running, Stopped, Until, options};
 use stillpoint_sys::{Pid, RemoteAddr, clone, signal, task, vm};
 
+use super::fill;
 use super::parts::{self, Tools};
 use super::sequence::{SLOT, Sequence};
 use super::transfer::{self, Numbers};
-use crate::inspect::image_error;
 use crate::kind::locks::{self, Locks};
 use crate::kind::{Inode, Place, identity};
 use crate::memory::PAGE;
@@ -127,22 +127,13 @@ impl<'a> Builder<'a> {
             owners.insert(process.task.mm, self.pid(n)?);
         }
         let root = self.pid(0)?;
-        let mut raw = Vec::new();
-        let mut total = 0;
-        for frame in self.image.data() {
-            let (pid, base) = match (owners.get(&frame.object), self.staged.get(&frame.object)) {
-                (Some(&pid), _) => (pid, 0),
-                (None, Some(at)) => (root, at.0),
-                // Contents of pipes and deleted files went where they belong already.
-                (None, None) => continue,
-            };
-            interrupted(observer)?;
-            self.image.read_data(frame, &mut raw).map_err(|error| Box::new(image_error(&error)))?;
-            write_runs(pid, base, &frame.runs, &raw)?;
-            total += raw.len() as u64;
-            observer.advance(raw.len() as u64);
-        }
-        Ok(total)
+        let place = |frame: &'a DataFrame| match (owners.get(&frame.object), self.staged.get(&frame.object)) {
+            (Some(&pid), _) => Some((frame, pid, 0)),
+            (None, Some(at)) => Some((frame, root, at.0)),
+            // Contents of pipes and deleted files went where they belong already.
+            (None, None) => None,
+        };
+        fill::fill(self.image, &self.image.data().iter().filter_map(place).collect(), observer)
     }
 
     /// Everything after memory: protections, the state of threads and processes, zombies, credentials.
@@ -597,19 +588,6 @@ fn await_stop(running: Running) -> Result<Stopped> {
     }
 }
 
-fn write_runs(pid: Pid, base: u64, runs: &[stillpoint_image::records::Run], raw: &[u8]) -> Result<()> {
-    let mut rest = raw;
-    for part in runs.chunks(vm::MAX_PIECES) {
-        let pieces: Vec<vm::Piece> =
-            part.iter().map(|run| (RemoteAddr(base.wrapping_add(run.offset)), run.length)).collect();
-        let length = part.iter().map(|run| usize::try_from(run.length).unwrap_or(usize::MAX)).sum::<usize>();
-        let (now, later) = rest.split_at(length.min(rest.len()));
-        vm::write_pieces(pid, &pieces, now)?;
-        rest = later;
-    }
-    Ok(())
-}
-
 fn id_error(error: stillpoint_sys::Error, id: u32) -> Box<Error> {
     match error.errno() {
         Some(libc::EEXIST) => Box::new(crate::plan::place::pid_taken(id, "")),
@@ -634,7 +612,7 @@ pub(super) fn lost(n: usize) -> Box<Error> {
     )
 }
 
-fn interrupted(observer: &dyn Observer) -> Result<()> {
+pub(super) fn interrupted(observer: &dyn Observer) -> Result<()> {
     if observer.interrupted() {
         return Err(Error::new(Code::Interrupted, "building the tree")
             .cause("interrupted by a signal; nothing is left")

@@ -5,6 +5,7 @@
 
 mod birth;
 mod build;
+mod fill;
 mod namespace;
 mod parts;
 pub mod sequence;
