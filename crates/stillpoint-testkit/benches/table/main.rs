@@ -70,7 +70,7 @@ fn row(shape: &Shape, rounds: usize, tool: &Path, place: &Path, phases: bool) ->
     let mut restores = Vec::with_capacity(rounds);
     let mut floors = Vec::with_capacity(rounds);
     for _ in 0..rounds {
-        let round = run::round(shape, tool, place)?;
+        let round = again_if_taken(|| run::round(shape, tool, place))?;
         for (name, sample) in [("checkpoint", &round.checkpoint), ("restore", &round.restore)] {
             if phases {
                 println!("{:>17} {name:<10} {:>8} {}", "", ms(sample.wall), sample.phases);
@@ -83,6 +83,17 @@ fn row(shape: &Shape, rounds: usize, tool: &Path, place: &Path, phases: bool) ->
     print(shape.title, "checkpoint", &checkpoints, &floor_of(&floors, |floors| floors.checkpoint));
     print("", "restore", &restores, &floor_of(&floors, |floors| floors.restore));
     Ok(())
+}
+
+/// Elsewhere on the machine somebody may take an id of the tree before it is restored: that round does not count.
+fn again_if_taken<T>(mut round: impl FnMut() -> Result<T, String>) -> Result<T, String> {
+    for _ in 0..10 {
+        match round() {
+            Err(error) if error.contains("pid-taken") => {}
+            done => return done,
+        }
+    }
+    round()
 }
 
 fn floor_of(floors: &[Floors], which: impl Fn(&Floors) -> Duration) -> Vec<Duration> {

@@ -48,6 +48,8 @@ pub(crate) fn prepare() -> Result<(), String> {
 pub(crate) fn round(shape: &Shape, tool: &Path, place: &Path) -> Result<Round, String> {
     let mut tree = Tree::start(shape, place)?;
     let (kept, image) = (place.join("kept.sp"), place.join("image.sp"));
+    // Of a round that failed.
+    let _ = std::fs::remove_file(&image);
     let floors = if shape.has_floor { Some(floors(&tree, place)?) } else { None };
     let pid = tree.root.to_string();
     let running = sample(tool, place, &["checkpoint", &pid, "--leave-running", "-o"], &kept)?;
