@@ -17,6 +17,7 @@ pub mod proc;
 pub mod program;
 pub mod ptrace;
 pub mod signal;
+pub mod sweep;
 pub mod task;
 pub mod vm;
 

@@ -10,6 +10,7 @@ use stillpoint_sys::pagemap::PageMap;
 use stillpoint_sys::proc::number::coredump_filter;
 use stillpoint_sys::proc::smaps::{self, Area as Seen};
 use stillpoint_sys::proc::{auxv, stat};
+use stillpoint_sys::sweep::Sweep;
 
 use super::policy;
 use super::shared::SharedAreas;
@@ -79,7 +80,12 @@ pub struct PageRange {
 #[derive(Debug)]
 pub struct Areas {
     seen: Vec<Seen>,
+    policies: policy::Policies,
 }
+
+/// From how much address space on, in bytes, a second thread is worth its start: the kernel looks at every page for
+/// each of the two files.
+const SECOND_THREAD: u64 = 32 << 20;
 
 impl Areas {
     /// Reads them.
@@ -88,7 +94,19 @@ impl Areas {
     ///
     /// What the kernel answered, or a text that is not understood.
     pub fn read(task: &FrozenTask) -> Result<Self> {
-        Ok(Areas { seen: smaps::read(task.host_pid)? })
+        let pid = task.host_pid;
+        let large = stat::read(pid)?.vsize > SECOND_THREAD;
+        let (seen, policies) = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("policies".into());
+            let reader = large.then(|| thread.spawn_scoped(scope, || policy::read(pid)).ok()).flatten();
+            let seen = smaps::read(pid);
+            let policies = match reader {
+                Some(reader) => reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                None => policy::read(pid),
+            };
+            (seen, policies)
+        });
+        Ok(Areas { seen: seen?, policies })
     }
 
     /// What `/proc/PID/maps` says of them.
@@ -133,7 +151,7 @@ pub fn capture(
         task,
         objects,
         shared,
-        pages: PageMap::open(pid)?,
+        pages: Sweep::new(PageMap::open(pid)?),
         ranges: Vec::new(),
         nameless: HashSet::new(),
     };
@@ -146,7 +164,7 @@ pub fn capture(
         records.extend(record);
     }
     let ranges = capture.ranges;
-    policy::capture(task, &mut records)?;
+    policy::capture(task, &areas.policies, &mut records)?;
     let executable = file_name(objects, Path::new(&format!("/proc/{pid}/exe")), "saving the executable")
         .map_err(|error| Box::new((*error).in_task(&task.name)))?;
     let stat = stat::read(pid)?;
@@ -177,7 +195,7 @@ struct Capture<'a> {
     task: &'a FrozenTask,
     objects: &'a mut Objects,
     shared: &'a mut SharedAreas,
-    pages: PageMap,
+    pages: Sweep,
     ranges: Vec<PageRange>,
     /// Objects of files without a name that areas map.
     nameless: HashSet<u64>,

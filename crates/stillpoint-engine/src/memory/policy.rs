@@ -30,17 +30,27 @@ struct Policy {
     nodes: Vec<u8>,
 }
 
+/// The text of `/proc/PID/numa_maps`; none on a kernel without NUMA, which has no policies.
+pub type Policies = std::io::Result<Option<Vec<u8>>>;
+
+/// Reads it. The kernel looks at every page for this.
+pub fn read(pid: u32) -> Policies {
+    match std::fs::read(format!("/proc/{pid}/numa_maps")) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Adds the policies of a process's areas to their records.
 ///
 /// # Errors
 ///
 /// A refusal of a policy that is not understood, with the area.
-pub fn capture(task: &FrozenTask, areas: &mut [Area]) -> Result<()> {
-    let path = format!("/proc/{}/numa_maps", task.host_pid);
-    let text = match std::fs::read(&path) {
-        Ok(text) => text,
-        // A kernel without NUMA has no policies.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+pub fn capture(task: &FrozenTask, policies: &Policies, areas: &mut [Area]) -> Result<()> {
+    let text = match policies {
+        Ok(Some(text)) => text,
+        Ok(None) => return Ok(()),
         Err(error) => {
             return Err(Error::new(Code::Failed, "reading memory policies")
                 .in_task(&task.name)
