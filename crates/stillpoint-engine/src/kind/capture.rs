@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use rustix::fs::{FileType, OFlags, Stat};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use stillpoint_sys::proc;
 
@@ -120,6 +120,8 @@ pub struct Capture<'a> {
     pub(super) externals: Vec<external::Asked>,
     /// The terminals, by device number, of which `--external` replaces a descriptor.
     pub(super) replaced_terminals: HashSet<u64>,
+    /// `/proc/self/fd`.
+    links: OwnedFd,
     mounts: HashMap<u32, String>,
     filesystems: HashMap<u64, u64>,
     terminals: OnceCell<Terminals>,
@@ -142,6 +144,10 @@ impl<'a> Capture<'a> {
     /// [`Code::Usage`] when an external names a task that is not in the tree; failures to read `/proc`.
     pub fn new(tasks: &'a [FrozenTask], externals: &[External], objects: &'a mut Objects) -> Result<Self> {
         let mounts = proc::mountinfo::read(std::process::id())?;
+        let own = outside::own_files(tasks)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let links = rustix::fs::open("/proc/self/fd", flags, Mode::empty())
+            .map_err(|errno| super::failed("opening the list of this process's descriptors", errno))?;
         Ok(Capture {
             tasks,
             objects,
@@ -150,9 +156,10 @@ impl<'a> Capture<'a> {
             pipes: pipe::Pipes::default(),
             deleted: HashMap::new(),
             eventfds: HashMap::new(),
-            own: outside::own_files(tasks)?,
+            own,
             externals: external::resolve(tasks, externals)?,
             replaced_terminals: HashSet::new(),
+            links,
             mounts: mounts
                 .into_iter()
                 .map(|mount| (mount.id, String::from_utf8_lossy(&mount.fs_type).into_owned()))
@@ -173,7 +180,7 @@ impl<'a> Capture<'a> {
     ) -> Result<SeenFile<'t>> {
         // Of our duplicate, whose number is the same each time: the kernel makes an inode for each number of a task
         // that is looked at, and that costs three times as much.
-        let link = rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new())
+        let link = rustix::fs::readlinkat(&self.links, fd.as_raw_fd().to_string(), Vec::new())
             .map_err(|errno| {
                 let (code, cause) = match errno {
                     Errno::NAMETOOLONG => {

@@ -96,10 +96,11 @@ pub fn capture_tables(ctx: &mut Capture<'_>) -> Result<Vec<(u32, u64)>> {
 
 fn capture_table(task: &FrozenTask, ctx: &mut Capture<'_>, files: &mut Descriptions) -> Result<u64> {
     let mut table = record::DescriptorTable::default();
-    for number in proc::tasks::descriptors(task.host_pid)? {
+    let directory = proc::fdinfo::Directory::open(task.host_pid)?;
+    for number in directory.descriptors()? {
         let on = |error: stillpoint_sys::Error| about(&error, task, format!("fd {number}"));
         let fd = duplicate(task.pidfd.as_fd(), number).map_err(on)?;
-        let info = proc::fdinfo::read(task.host_pid, number).map_err(on)?;
+        let info = directory.read(number).map_err(on)?;
         let locks = locks::of_process(task, number, &info);
         let close_on_exec = OFlags::from_bits_retain(info.flags).contains(OFlags::CLOEXEC);
         let stat = fstat(&fd).map_err(|errno| super::failed("reading the status of a file", errno))?;

@@ -199,6 +199,61 @@ pub fn check_matching(place: &Place, want: &FileIdentity) -> Result<()> {
     find_matching(place, want).map(drop)
 }
 
+/// As [`check_matching`], for a regular file, of which there may be thousands in one directory.
+///
+/// # Errors
+///
+/// As [`open_matching`].
+pub(super) fn check_regular(place: &Place, want: &FileIdentity) -> Result<()> {
+    match place.parent(&want.path).and_then(|(directory, name)| look(&directory, name, want)) {
+        Some(_) => Ok(()),
+        // Whatever is wrong, this tells what.
+        None => check_matching(place, want),
+    }
+}
+
+/// As [`open_matching`], for a regular file.
+///
+/// # Errors
+///
+/// As [`open_matching`].
+pub(super) fn open_regular(place: &Place, want: &FileIdentity, flags: OFlags) -> Result<OwnedFd> {
+    match place.parent(&want.path).and_then(|(directory, name)| open_beside(&directory, name, want, flags)) {
+        Some(fd) => Ok(fd),
+        None => open_matching(place, want, flags),
+    }
+}
+
+/// The status of a regular file in a directory, if it is the one that is wanted.
+fn look(directory: &OwnedFd, name: &[u8], want: &FileIdentity) -> Option<Stat> {
+    let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT).ok()?;
+    let is_it =
+        FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && misfit(want, &stat).is_none();
+    is_it.then_some(stat)
+}
+
+/// Looks at a regular file and opens it, both by its name in a directory; what is opened is compared with what was
+/// seen. Nothing is waited for, should it have been replaced meanwhile by something that one waits for.
+fn open_beside(directory: &OwnedFd, name: &[u8], want: &FileIdentity, flags: OFlags) -> Option<OwnedFd> {
+    // These concern the name, so that the way of looking it up would show.
+    if flags.intersects(OFlags::PATH | OFlags::NOFOLLOW) {
+        return None;
+    }
+    let seen = look(directory, name, want)?;
+    let flags = flags.difference(OFlags::CREATE | OFlags::EXCL | OFlags::TRUNC);
+    let how = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::BENEATH;
+    let opened = rustix::fs::openat2(directory, name, how, Mode::empty(), resolve).ok()?;
+    let stat = fstat(&opened).ok()?;
+    if (stat.st_dev, stat.st_ino) != (seen.st_dev, seen.st_ino) || misfit(want, &stat).is_some() {
+        return None;
+    }
+    if !flags.contains(OFlags::NONBLOCK) {
+        rustix::fs::fcntl_setfl(&opened, flags.intersection(super::state::CHANGEABLE)).ok()?;
+    }
+    Some(opened)
+}
+
 /// An O_PATH descriptor of the file, compared with its identity.
 fn find_matching(place: &Place, want: &FileIdentity) -> Result<OwnedFd> {
     let found = lookup(place, &want.path, OFlags::PATH | OFlags::CLOEXEC)

@@ -69,14 +69,14 @@ impl Kind for Regular {
     fn check(&self, object: &record::Object, at: &Check<'_>) -> Result<()> {
         let body: record::RegularFile = decode(object)?;
         state::open_flags(&required(object, body.open, "open file")?)?;
-        identity::check_matching(at.place, &required(object, body.file, "file")?)
+        identity::check_regular(at.place, &required(object, body.file, "file")?)
     }
 
     fn rebuild(&self, object: &record::Object, ctx: &mut Rebuild<'_>) -> Result<Option<OwnedFd>> {
         let body: record::RegularFile = decode(object)?;
         let open = required(object, body.open, "open file")?;
         let file = required(object, body.file, "file")?;
-        let fd = identity::open_matching(ctx.place, &file, state::open_flags(&open)?)?;
+        let fd = identity::open_regular(ctx.place, &file, state::open_flags(&open)?)?;
         state::settle(fd, &open, true).map(Some)
     }
 }

@@ -2,9 +2,14 @@
 //!
 //! See proc_pid_fdinfo(5) and `seq_show` in the kernel's `fs/proc/fd.c`.
 
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Dir, Mode, OFlags};
+use rustix::io::Errno;
+
 use super::source;
 use super::text::{Text, split_once, trim};
-use crate::{Pid, Result};
+use crate::{Error, Pid, Result};
 
 const TEXT: Text = Text("reading what is known of a descriptor");
 
@@ -47,6 +52,56 @@ impl FdInfo {
 /// EACCES without ptrace access, ENOENT when the descriptor or the task is gone, a text that is not understood.
 pub fn read(pid: Pid, fd: u32) -> Result<FdInfo> {
     source::parse_single(TEXT.0, pid, &format!("/proc/{pid}/fdinfo/{fd}"), parse)
+}
+
+/// `/proc/PID/fdinfo`, open, for many descriptors of one task: the kernel makes an inode for each file of it that is
+/// listed or looked up, and keeps it, so that what is listed here costs less to read than by the whole path.
+#[derive(Debug)]
+pub struct Directory {
+    pid: Pid,
+    fd: OwnedFd,
+}
+
+impl Directory {
+    /// Opens it.
+    ///
+    /// # Errors
+    ///
+    /// EACCES without ptrace access, ENOENT or ESRCH when the task is gone.
+    pub fn open(pid: Pid) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(format!("/proc/{pid}/fdinfo"), flags, Mode::empty())
+            .map(|fd| Directory { pid, fd })
+            .map_err(|errno| Error::io("listing a task's descriptors", Some(pid), &errno.into()))
+    }
+
+    /// The open descriptors, ascending.
+    ///
+    /// # Errors
+    ///
+    /// ENOENT or ESRCH when the task is gone.
+    pub fn descriptors(&self) -> Result<Vec<u32>> {
+        let failed = |errno: Errno| Error::io("listing a task's descriptors", Some(self.pid), &errno.into());
+        let mut numbers = Vec::new();
+        for entry in Dir::read_from(&self.fd).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                numbers.push(TEXT.decimal("a descriptor's number", name).map_err(|e| e.of(self.pid))?);
+            }
+        }
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    /// As [`read`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn read(&self, fd: u32) -> Result<FdInfo> {
+        source::parse_single_in(TEXT.0, self.pid, &self.fd, &fd.to_string(), parse)
+    }
 }
 
 /// Parses the text of `/proc/PID/fdinfo/FD`.

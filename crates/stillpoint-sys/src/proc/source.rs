@@ -3,6 +3,9 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::{Error, Pid, Result};
 
@@ -43,10 +46,36 @@ pub(super) fn parse_system<T>(doing: &str, path: &str, parse: impl FnOnce(&[u8])
     parse_file(doing, path, false, parse)
 }
 
+/// Like [`parse_single`], for a file of a directory that is open.
+pub(super) fn parse_single_in<T>(
+    doing: &str,
+    pid: Pid,
+    directory: &OwnedFd,
+    name: &str,
+    parse: impl FnOnce(&[u8]) -> Result<T>,
+) -> Result<T> {
+    let open = || {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        Ok(File::from(rustix::fs::openat(directory, name, flags, Mode::empty())?))
+    };
+    read_file(doing, name, open, true, parse).map_err(|e| e.of(pid))
+}
+
 fn parse_file<T>(doing: &str, path: &str, single: bool, parse: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
+    read_file(doing, path, || File::open(path), single, parse)
+}
+
+fn read_file<T>(
+    doing: &str,
+    path: &str,
+    open: impl FnOnce() -> std::io::Result<File>,
+    single: bool,
+    parse: impl FnOnce(&[u8]) -> Result<T>,
+) -> Result<T> {
     // Taken out of the cell, so that a parser that reads another file finds an empty buffer, not a borrowed one.
     let mut buffer = BUFFER.take();
-    let result = fill(path, single, &mut buffer)
+    let result = open()
+        .and_then(|file| fill(file, single, &mut buffer))
         .map_err(|e| Error::io(format!("{doing} ({path})"), None, &e))
         .and_then(|filled| parse(&buffer[..filled]));
     if buffer.len() <= KEEP {
@@ -57,8 +86,7 @@ fn parse_file<T>(doing: &str, path: &str, single: bool, parse: impl FnOnce(&[u8]
 
 /// Reads to the end, which a read that leaves room has reached of a file in one go (`single`); the vector's length is
 /// the room, the result how much of it is filled.
-fn fill(path: &str, single: bool, buffer: &mut Vec<u8>) -> std::io::Result<usize> {
-    let mut file = File::open(path)?;
+fn fill(mut file: File, single: bool, buffer: &mut Vec<u8>) -> std::io::Result<usize> {
     let mut filled = 0;
     loop {
         if buffer.len() - filled < STEP / 2 {
