@@ -9,6 +9,7 @@
 
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::ptr::null_mut;
 
 use crate::arch::Registers;
@@ -368,13 +369,17 @@ impl Stopped {
     ///
     /// ESRCH when it was killed meanwhile.
     pub fn extended(&self) -> Result<Vec<u8>> {
+        thread_local! {
+            /// Room for it, kept from one thread to the next.
+            static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+        }
+        let mut room = ROOM.take();
         // AMX tiles are 8 KiB; 64 KiB leaves room for components to come.
-        let mut buffer = vec![0; 64 << 10];
-        let got =
-            self.get_set(crate::arch::EXTENDED_STATE_NOTE, &mut buffer, "reading extended registers of")?;
-        buffer.truncate(got);
-        buffer.shrink_to_fit();
-        Ok(buffer)
+        room.resize(64 << 10, 0);
+        let got = self.get_set(crate::arch::EXTENDED_STATE_NOTE, &mut room, "reading extended registers of");
+        let state = got.map(|got| room.get(..got).unwrap_or_default().to_vec());
+        ROOM.set(room);
+        state
     }
 
     /// Sets the extended state.

@@ -528,7 +528,7 @@ fn frozen_task(pid: Pid, process: Process) -> std::result::Result<FrozenTask, Un
     let mut failure = None;
     for (tid, held) in process.threads {
         let Held::Stopped(stopped) = held else { continue };
-        match frozen_thread(pid, tid, &stopped) {
+        match frozen_thread(pid, tid, &stopped, status.ns_tgid.len() > 1) {
             Ok((tid_inside, seen, mask)) => {
                 // A call that job control has made fail is to be seen to fail.
                 let registers = match stopped.why() {
@@ -560,13 +560,15 @@ fn frozen_task(pid: Pid, process: Process) -> std::result::Result<FrozenTask, Un
     Ok(FrozenTask { host_pid: pid, pid: inside, name, pidfd, zombie: process.zombie, threads })
 }
 
+/// `nested`: it is in a pid namespace other than ours, where it has another id.
 fn frozen_thread(
     pid: Pid,
     tid: Pid,
     stopped: &Stopped,
+    nested: bool,
 ) -> Result<(u32, stillpoint_sys::arch::Registers, u64)> {
-    let status = status::read_thread(pid, tid)?;
-    let inside = status.ns_pid.last().copied().unwrap_or(tid);
+    let inside =
+        if nested { status::read_thread(pid, tid)?.ns_pid.last().copied().unwrap_or(tid) } else { tid };
     Ok((inside, stopped.registers()?, stopped.signal_mask()?))
 }
 
