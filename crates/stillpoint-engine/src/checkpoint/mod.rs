@@ -167,7 +167,7 @@ fn collect(tree: &mut FrozenTree, externals: &[External]) -> Result<Collected> {
         tasks.push((relations.complete(task), captured.threads));
     }
     shared.refuse_outsiders(&tree.tasks)?;
-    let shared = shared.finish(&mut objects);
+    let shared = shared.finish(&mut objects)?;
     let (objects, contents) = objects.into_parts();
     let header = header::header(&tasks, choices, private_pids, relations.foreign(), vdso)?;
     Ok(Collected { objects, tasks, contents, memory, shared, header, notes, files })

@@ -232,7 +232,11 @@ fn refuse_attributes(seen: &SeenFile<'_>) -> Result<()> {
 }
 
 /// What of a file holds data.
-pub(super) fn extents(fd: &OwnedFd) -> Result<Vec<record::Extent>, Errno> {
+///
+/// # Errors
+///
+/// What lseek(2) answers. The position of the descriptor moves.
+pub fn extents(fd: &OwnedFd) -> Result<Vec<record::Extent>, Errno> {
     let mut extents = Vec::new();
     let mut at = 0;
     loop {

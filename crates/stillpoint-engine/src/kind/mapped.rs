@@ -56,6 +56,8 @@ pub fn is_write_sealed(objects: &Objects, id: u64) -> Result<bool> {
     }
 }
 
+pub use super::deleted::extents;
+
 /// What an area may map of a file without a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Facts {

@@ -219,8 +219,14 @@ impl Capture<'_> {
         let guards = self.pages.guard_pages(map.start..map.end)?;
         let guards =
             guards.iter().map(|region| Run { offset: region.start, length: region.end - region.start });
-        let guards = guards.collect();
-        Ok(self.backed(seen)?.map(|area| Area { guards, ..area }))
+        let guards: Vec<Run> = guards.collect();
+        let area = self.backed(seen)?;
+        if let Some(area) = area.as_ref().filter(|area| area.backing() == Backing::SharedAnonymous)
+            && !guards.is_empty()
+        {
+            self.shared.guarded(area.object);
+        }
+        Ok(area.map(|area| Area { guards, ..area }))
     }
 
     fn backed(&mut self, seen: &Seen) -> Result<Option<Area>> {

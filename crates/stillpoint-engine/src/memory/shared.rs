@@ -1,6 +1,6 @@
 //! Shared anonymous memory: one object however many tasks map it, at whatever addresses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags, SeekFrom};
@@ -11,7 +11,7 @@ use stillpoint_sys::proc::smaps::Area as Seen;
 use super::areas::{PageRange, describe};
 use crate::freeze::FrozenTask;
 use crate::kind::outside::{self, Mapper};
-use crate::kind::{Key, Met, Objects};
+use crate::kind::{Key, Met, Objects, Source, mapped};
 use crate::{Code, Error, Result, TaskName};
 
 /// A view of a shared object: where a task has mapped which part of it.
@@ -31,6 +31,8 @@ pub struct View {
 #[derive(Debug, Default)]
 pub struct SharedAreas {
     views: BTreeMap<u64, Vec<View>>,
+    /// Objects of which a view has guard regions, through which nobody can read.
+    guarded: BTreeSet<u64>,
     /// What is mapped shared and has no name, by device and inode, with the area where it was met first.
     watched: BTreeMap<(u64, u64), (TaskName, String)>,
 }
@@ -51,6 +53,11 @@ impl SharedAreas {
             offset: map.offset,
         });
         id
+    }
+
+    /// Notes that a view of an object has guard regions.
+    pub fn guarded(&mut self, object: u64) {
+        self.guarded.insert(object);
     }
 
     /// Notes an area whose contents nobody outside the tree may share, or the two would part in silence.
@@ -84,17 +91,24 @@ impl SharedAreas {
     }
 
     /// Makes the records of all objects, and returns what of each is to be read where: parts that do not overlap.
-    #[must_use]
-    pub fn finish(self, objects: &mut Objects) -> Vec<(u64, Vec<View>)> {
+    ///
+    /// # Errors
+    ///
+    /// A refusal of contents behind a guard region that this user may not look at.
+    pub fn finish(self, objects: &mut Objects) -> Result<Vec<(u64, Vec<View>)>> {
         let mut all = Vec::with_capacity(self.views.len());
         for (id, mut views) in self.views {
             views.sort_by_key(|view| (view.offset, !view.range.readable));
             let size =
                 views.iter().map(|view| view.offset + (view.range.end - view.range.start)).max().unwrap_or(0);
             objects.put(id, "shared-memory", &SharedMemory { size });
+            if self.guarded.contains(&id) {
+                objects.content(id, behind_guards(&views)?);
+                continue;
+            }
             all.push((id, without_overlap(views).into_iter().flat_map(with_contents).collect()));
         }
-        all
+        Ok(all)
     }
 }
 
@@ -124,6 +138,22 @@ fn with_contents(view: View) -> Vec<View> {
         at = hole;
     }
     parts
+}
+
+/// The contents of an object of which a view has guard regions: read from the kernel's own file.
+fn behind_guards(views: &[View]) -> Result<Source> {
+    let refused = |cause: String| {
+        Error::new(Code::UnsupportedArea, "saving shared memory")
+            .cause(cause)
+            .remedy("run the checkpoint with CAP_CHECKPOINT_RESTORE, as root has it")
+    };
+    let fd = views.iter().find_map(file_behind).ok_or_else(|| {
+        refused(
+            "it has guard regions (MADV_GUARD_INSTALL), and this user may not look behind them".to_owned(),
+        )
+    })?;
+    let extents = mapped::extents(&fd).map_err(|errno| refused(errno.to_string()))?;
+    Ok(Source::File { fd, extents, zero_elided: true })
 }
 
 /// The kernel's own file behind a view: of the area that the view is part of, whose address names the link.

@@ -59,6 +59,14 @@ pub(crate) fn run(ctx: &Ctx) -> Check {
     };
     let guarded = filled(1)?;
     let has_guards = guarded.part(3 * PAGE, PAGE).advise(GUARD_INSTALL).is_ok();
+    // The memory behind this guard region is seen through another mapping of it.
+    let shared = Map::new(8 * PAGE, RW, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1, 0)?;
+    fill(shared.bytes(), 14);
+    let root = sys!(libc::geteuid())? == 0;
+    let second = sys!(libc::mremap(shared.start.cast(), 0, 8 * PAGE, libc::MREMAP_MAYMOVE))?;
+    let second = Map { start: second.cast(), len: 8 * PAGE };
+    // Nobody else may look behind it from outside; and kernels before 6.15 guard no shared memory.
+    let has_shared_guards = root && shared.part(2 * PAGE, PAGE).advise(GUARD_INSTALL).is_ok();
     let once = filled(2)?;
     once.protect(libc::PROT_READ)?;
     if has_guards {
@@ -110,6 +118,9 @@ pub(crate) fn run(ctx: &Ctx) -> Check {
             holds_around("where a guard region was", &once, 2, 1)?;
             ensure!(once.part(PAGE, PAGE).bytes().iter().all(|&b| b == 0), "where a guard region was");
         }
+        ensure!(has_shared_guards != look(shared.part(2 * PAGE, PAGE))?, "a guard region of shared memory");
+        holds_around("shared memory beside a guard region", &shared, 14, 2)?;
+        holds("shared memory behind a guard region", second.bytes(), 14)?;
         holds("a sealed area", sealed.bytes(), 3)?;
         ensure!(!is_sealed || sealed.protect(RW).is_err(), "the seal is lost");
         if let Some(map) = &droppable {
