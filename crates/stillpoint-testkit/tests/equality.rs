@@ -116,6 +116,9 @@ planted! {
     contents_of_a_deleted_file: "w" => ["fds/12/file/contents", "fds/12/file/size"];
     contents_of_a_pipe: "q" => ["fds/3/file/queued", "fds/4/file/queued"];
     capacity_of_a_pipe: "z" => ["fds/3/file/queued", "fds/4/file/queued"];
+    policy_of_an_area: "M" => ["areas/ADDRESS/policy"];
+    seals_of_a_memfd: "i" => ["fds/14/file/seals"];
+    contents_of_a_memfd: "I" => ["fds/14/file/contents", "fds/14/file/size"];
     value_of_an_event_counter: "E" => ["fds/13/info/eventfd-count"];
     umask: "u" => ["threads/PID/status/Umask"];
     nice: "n" => ["stat/nice", "stat/priority", "threads/PID/stat/nice", "threads/PID/stat/priority"];

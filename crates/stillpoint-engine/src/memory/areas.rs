@@ -9,7 +9,7 @@ use stillpoint_image::records::{Area, Backing, FileName, Mm, Run};
 use stillpoint_sys::pagemap::PageMap;
 use stillpoint_sys::proc::number::coredump_filter;
 use stillpoint_sys::proc::smaps::{self, Area as Seen};
-use stillpoint_sys::proc::{auxv, stat};
+use stillpoint_sys::proc::{auxv, mountinfo, stat};
 use stillpoint_sys::sweep::Sweep;
 
 use super::policy;
@@ -297,7 +297,7 @@ impl Capture<'_> {
         let path = std::path::Path::new(std::ffi::OsStr::from_bytes(&map.name));
         // A file may really be called "x (deleted)", so its name is looked up before that is believed.
         let stat = match rustix::fs::lstat(path) {
-            Ok(stat) if (stat.st_dev, stat.st_ino) == (device, map.inode) => stat,
+            Ok(stat) if self.is_mapped_file(path, &stat, seen) => stat,
             Err(errno) if !map.name.ends_with(b" (deleted)") => {
                 return Err(Error::new(Code::UnsupportedArea, "saving an area")
                     .cause(format!("its file cannot be looked up: {errno}"))
@@ -316,6 +316,25 @@ impl Capture<'_> {
         let id = self.objects.meet(key).id();
         self.objects.put(id, "file-name", &FileName { file: Some(file) });
         Ok(id)
+    }
+
+    /// Whether a file that was found by name is the one that an area maps. What `maps` shows as its device is that of the
+    /// whole file system, and stat(2) may show that of a part of it (a subvolume of btrfs).
+    fn is_mapped_file(&self, path: &Path, stat: &rustix::fs::Stat, seen: &Seen) -> bool {
+        let map = &seen.map;
+        if stat.st_ino != map.inode {
+            return false;
+        }
+        let device = rustix::fs::makedev(map.dev.0, map.dev.1);
+        if stat.st_dev == device {
+            return true;
+        }
+        let link = format!("/proc/{}/map_files/{:x}-{:x}", self.task.host_pid, map.start, map.end);
+        match rustix::fs::stat(link) {
+            Ok(mapped) => (mapped.st_dev, mapped.st_ino) == (stat.st_dev, stat.st_ino),
+            // Without CAP_CHECKPOINT_RESTORE: by the file system that the name leads to.
+            Err(_) => mounted_device(path) == Some(map.dev),
+        }
     }
 
     fn nameless_file(&mut self, seen: &Seen, device: u64) -> Result<u64> {
@@ -343,6 +362,14 @@ impl Capture<'_> {
         }
         Ok(())
     }
+}
+
+/// The device of the whole file system that a path leads to.
+fn mounted_device(path: &Path) -> Option<(u32, u32)> {
+    use rustix::fs::{AtFlags, CWD, StatxFlags};
+    let status = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID).ok()?;
+    let mounts = mountinfo::read(std::process::id()).ok()?;
+    mounts.into_iter().find(|mount| u64::from(mount.id) == status.stx_mnt_id).map(|mount| mount.dev)
 }
 
 /// Whether areas of a file of that type and device number are rebuilt: a regular file, or `/dev/zero`, which is like no

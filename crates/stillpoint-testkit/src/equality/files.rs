@@ -27,6 +27,7 @@ pub(super) fn descriptors(dir: &str) -> io::Result<BTreeMap<u32, Fd>> {
                 file.insert("owner".to_owned(), format!("{}:{}", meta.uid(), meta.gid()));
                 if link.ends_with(" (deleted)") {
                     file.insert("contents".to_owned(), contents(&path));
+                    file.insert("seals".to_owned(), seals(&path));
                 }
             }
         }
@@ -46,6 +47,15 @@ fn contents(path: &str) -> String {
         Ok(()) => hasher.finalize().to_hex()[..32].to_owned(),
         Err(e) => format!("unreadable: {}", e.kind()),
     }
+}
+
+/// The seals of a memfd; other files have none.
+fn seals(path: &str) -> String {
+    use std::os::fd::AsRawFd;
+    let Ok(file) = std::fs::File::open(path) else { return "unreadable".to_owned() };
+    // SAFETY: F_GET_SEALS takes no argument; the descriptor is open.
+    let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+    if seals < 0 { "none".to_owned() } else { format!("{seals:#x}") }
 }
 
 /// What is queued in a pipe, and its capacity, asked of a second opening that is closed at once.

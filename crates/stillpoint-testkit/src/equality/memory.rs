@@ -46,7 +46,10 @@ pub(super) fn record(
     let pagemap = File::open(format!("{dir}/pagemap"))?;
     let mut areas = std::collections::BTreeMap::new();
     let mut pages = Facts::new();
+    // A kernel without NUMA has no such file.
+    let policies = policies(&proc::read(&format!("{dir}/numa_maps")).unwrap_or_default());
     for mut area in parse(&smaps)? {
+        area.policy = policies.get(&area.start).cloned().unwrap_or_default();
         let mut reader = Reader { area: &mut area, mem: &mem, pagemap: &pagemap, pid, rseq };
         reader.read(&mut pages)?;
         areas.insert(area.key(), area);
@@ -178,6 +181,18 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// Policies by the first address of their areas. What follows them is how many pages are where.
+fn policies(numa_maps: &[u8]) -> std::collections::BTreeMap<u64, String> {
+    let line = |line: &[u8]| -> Option<(u64, String)> {
+        let line = proc::text(line);
+        let (start, rest) = line.split_once(' ')?;
+        let policy = rest.split(' ').take_while(|word| !word.contains('=') || word.contains(':'));
+        let known = policy.filter(|word| !["heap", "stack", "huge"].contains(word));
+        Some((u64::from_str_radix(start, 16).ok()?, known.collect::<Vec<_>>().join(" ")))
+    };
+    numa_maps.split(|&b| b == b'\n').filter_map(line).collect()
 }
 
 /// The areas of a smaps file, without their pages.

@@ -127,6 +127,8 @@ pub struct Area {
     pub path: String,
     /// `VmFlags` of smaps.
     pub flags: Vec<String>,
+    /// The NUMA policy, as `numa_maps` shows it.
+    pub policy: String,
     /// Private pages (anonymous ones, and those of a file that were written to) that are present or swapped.
     pub private_pages: u64,
     /// Why its contents could not be read, if they could not.

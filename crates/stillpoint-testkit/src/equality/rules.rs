@@ -478,6 +478,7 @@ fn merge(task: &mut Task) {
             && last.end == area.start
             && (&last.perms, &last.device, &last.inode, &last.path, &last.flags, &last.unreadable)
                 == (&area.perms, &area.device, &area.inode, &area.path, &area.flags, &area.unreadable)
+            && last.policy == area.policy
             && (area.inode == "0" || last.offset + (last.end - last.start) == area.offset)
         {
             last.end = area.end;

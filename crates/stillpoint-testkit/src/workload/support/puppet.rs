@@ -21,6 +21,7 @@ const FILE: i32 = 10;
 const DUP: i32 = 11;
 const DELETED: i32 = 12;
 const EVENTS: i32 = 13;
+const MEMFD: i32 = 14;
 
 pub(crate) fn run() -> Check {
     let path = std::env::temp_dir().join(format!("sp-puppet-{}", std::process::id()));
@@ -31,6 +32,9 @@ pub(crate) fn run() -> Check {
     sys!(libc::unlink(path.as_ptr()))?;
     open_file(FILE)?;
     sys!(libc::dup2(FILE, DUP))?;
+    let memfd = sys!(libc::memfd_create(c"puppet".as_ptr(), libc::MFD_ALLOW_SEALING))?;
+    sys!(libc::dup2(memfd, MEMFD))?;
+    sys!(libc::close(memfd))?;
     let events = sys!(libc::eventfd(7, 0))?;
     sys!(libc::dup2(events, EVENTS))?;
     sys!(libc::close(events))?;
@@ -146,6 +150,14 @@ fn change(command: u8, puppet: &Puppet) -> Check {
         b'w' => sys!(libc::pwrite(DELETED, c"x".as_ptr().cast(), 1, 100)).map(|_| 0),
         b'q' => sys!(libc::write(pipe[1], c"abc".as_ptr().cast(), 3)).map(|_| 0),
         b'z' => sys!(libc::fcntl(pipe[1], libc::F_SETPIPE_SZ, 8192)),
+        b'M' => {
+            let nodes = 1_u64;
+            let bind = 2;
+            sys!(libc::syscall(libc::SYS_mbind, other.start, other.len, bind, &raw const nodes, 64_usize, 0))
+                .map(|_| 0)
+        }
+        b'i' => sys!(libc::fcntl(MEMFD, libc::F_ADD_SEALS, libc::F_SEAL_SHRINK)),
+        b'I' => sys!(libc::pwrite(MEMFD, c"x".as_ptr().cast(), 1, 100)).map(|_| 0),
         b'E' => sys!(libc::write(EVENTS, (&raw const set).cast(), 8)).map(|_| 0),
         b'u' => sys!(libc::umask(0o077)).map(|_| 0),
         b'n' => sys!(libc::setpriority(libc::PRIO_PROCESS, 0, 5)),
