@@ -40,6 +40,7 @@ refusals! {
     root_lease user_lease "lease" => "unsupported-file-state";
     root_fd_owner user_fd_owner "fd-owner" => "unsupported-file-state";
     root_memfd_map user_memfd_map "memfd-map" => "unsupported-area";
+    root_guarded_shared user_guarded_shared "guarded-shared" => "unsupported-area";
     root_sysv_shm user_sysv_shm "sysv-shm" => "unsupported-area";
     root_hugetlb_shared user_hugetlb_shared "hugetlb-shared" => "unsupported-area";
     root_mlock_future user_mlock_future "mlock-future" => "unsupported-state";

@@ -224,7 +224,7 @@ impl Capture<'_> {
         if let Some(area) = area.as_ref().filter(|area| area.backing() == Backing::SharedAnonymous)
             && !guards.is_empty()
         {
-            self.shared.guarded(area.object);
+            self.shared.guarded(area.object, self.task, seen);
         }
         Ok(area.map(|area| Area { guards, ..area }))
     }

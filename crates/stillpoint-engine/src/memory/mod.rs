@@ -23,7 +23,8 @@ pub const SUPPORT: &[SupportRow] = &[
     SupportRow::saved(
         "shared anonymous areas",
         "5.10",
-        "shared between the tasks that shared them; refused if a process outside the tree maps them too",
+        "shared between the tasks that shared them; refused if a process outside the tree maps them too. Without \
+         CAP_CHECKPOINT_RESTORE all of it is read, which takes time and memory for its holes",
     ),
     SupportRow::saved("private file mappings", "5.10", "the file is checked; changed pages are saved"),
     SupportRow::saved("shared file mappings", "5.10", "the file is checked"),

@@ -1,6 +1,6 @@
 //! Shared anonymous memory: one object however many tasks map it, at whatever addresses.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags, SeekFrom};
@@ -31,8 +31,8 @@ pub struct View {
 #[derive(Debug, Default)]
 pub struct SharedAreas {
     views: BTreeMap<u64, Vec<View>>,
-    /// Objects of which a view has guard regions, through which nobody can read.
-    guarded: BTreeSet<u64>,
+    /// Objects of which a view has guard regions, through which nobody can read, with the area.
+    guarded: BTreeMap<u64, (TaskName, String)>,
     /// What is mapped shared and has no name, by device and inode, with the area where it was met first.
     watched: BTreeMap<(u64, u64), (TaskName, String)>,
 }
@@ -56,8 +56,8 @@ impl SharedAreas {
     }
 
     /// Notes that a view of an object has guard regions.
-    pub fn guarded(&mut self, object: u64) {
-        self.guarded.insert(object);
+    pub fn guarded(&mut self, object: u64, task: &FrozenTask, seen: &Seen) {
+        self.guarded.entry(object).or_insert_with(|| (task.name.clone(), describe(seen)));
     }
 
     /// Notes an area whose contents nobody outside the tree may share, or the two would part in silence.
@@ -102,8 +102,10 @@ impl SharedAreas {
             let size =
                 views.iter().map(|view| view.offset + (view.range.end - view.range.start)).max().unwrap_or(0);
             objects.put(id, "shared-memory", &SharedMemory { size });
-            if self.guarded.contains(&id) {
-                objects.content(id, behind_guards(&views)?);
+            if let Some((task, area)) = self.guarded.get(&id) {
+                let source = behind_guards(&views)
+                    .map_err(|error| Box::new((*error).in_task(task).object(area.clone())))?;
+                objects.content(id, source);
                 continue;
             }
             all.push((id, without_overlap(views).into_iter().flat_map(with_contents).collect()));

@@ -7,6 +7,7 @@ type Held = Check<Box<dyn FnMut() -> Check>>;
 
 pub(super) const ALL: &[(&str, Setup)] = &[
     ("memfd-map", memfd_map),
+    ("guarded-shared", guarded_shared),
     ("sysv-shm", sysv_shm),
     ("hugetlb-shared", hugetlb),
     ("mlock-future", mlock_future),
@@ -32,6 +33,15 @@ fn memfd_map(_: &Ctx) -> Held {
     let map = Map::new(4 * PAGE, RW, libc::MAP_SHARED, fd, 0)?;
     sys!(libc::close(fd))?;
     filled(map)
+}
+
+/// Root may look behind it.
+fn guarded_shared(_: &Ctx) -> Held {
+    ensure!(sys!(libc::geteuid())? != 0, "root may look behind it");
+    let map = Map::new(4 * PAGE, RW, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1, 0)?;
+    // MADV_GUARD_INSTALL
+    map.part(2 * PAGE, PAGE).advise(102)?;
+    filled(map.part(0, 2 * PAGE))
 }
 
 fn sysv_shm(_: &Ctx) -> Held {
