@@ -600,6 +600,29 @@ pub struct Task {
     /// of timer_create(2), by id
     #[prost(message, repeated, tag = "51")]
     pub posix_timers: ::prost::alloc::vec::Vec<PosixTimer>,
+    #[prost(message, repeated, tag = "52")]
+    pub settings: ::prost::alloc::vec::Vec<Setting>,
+    /// those of its threads, each once
+    #[prost(message, repeated, tag = "53")]
+    pub seccomp_filters: ::prost::alloc::vec::Vec<SeccompFilter>,
+}
+/// A setting of prctl(2) or its kin that has not its default; stillpoint-engine/src/task/settings.rs has the numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Setting {
+    #[prost(uint32, tag = "1")]
+    pub number: u32,
+    /// as the kernel answers it
+    #[prost(uint64, tag = "2")]
+    pub value: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SeccompFilter {
+    /// struct sock_filter, one after the other
+    #[prost(bytes = "vec", tag = "1")]
+    pub program: ::prost::alloc::vec::Vec<u8>,
+    /// SECCOMP_FILTER_FLAG_LOG
+    #[prost(bool, tag = "2")]
+    pub log: bool,
 }
 /// A timer of timer_create(2).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -692,6 +715,34 @@ pub struct Thread {
     pub timer_slack_ns: u64,
     #[prost(message, optional, tag = "16")]
     pub restart: ::core::option::Option<Restart>,
+    /// 0 none, 1 strict, 2 filters
+    #[prost(uint32, tag = "51")]
+    pub seccomp: u32,
+    /// places in the task's, the oldest first
+    #[prost(uint32, repeated, tag = "52")]
+    pub seccomp_filters: ::prost::alloc::vec::Vec<u32>,
+    #[prost(message, repeated, tag = "53")]
+    pub settings: ::prost::alloc::vec::Vec<Setting>,
+    /// PR_SET_TSC: reading the time stamp counter is a fault
+    #[prost(bool, tag = "54")]
+    pub tsc_faults: bool,
+    /// PR_SET_IO_FLUSHER
+    #[prost(bool, tag = "55")]
+    pub io_flusher: bool,
+    #[prost(message, optional, tag = "56")]
+    pub syscall_dispatch: ::core::option::Option<SyscallDispatch>,
+}
+/// PR_SET_SYSCALL_USER_DISPATCH, as struct ptrace_sud_config has it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SyscallDispatch {
+    #[prost(uint64, tag = "1")]
+    pub mode: u64,
+    #[prost(uint64, tag = "2")]
+    pub selector: u64,
+    #[prost(uint64, tag = "3")]
+    pub offset: u64,
+    #[prost(uint64, tag = "4")]
+    pub length: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AltStack {
@@ -742,6 +793,11 @@ pub struct Scheduling {
     pub deadline: u64,
     #[prost(uint64, tag = "9")]
     pub period: u64,
+    /// uclamp; both 0: the kernel has none
+    #[prost(uint32, tag = "51")]
+    pub utilization_min: u32,
+    #[prost(uint32, tag = "52")]
+    pub utilization_max: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Credentials {

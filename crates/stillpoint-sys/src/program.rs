@@ -327,6 +327,15 @@ impl ProgramArea {
         let empty = range.start == AREA_HINT.0 && bytes.iter().all(|&byte| byte == 0);
         Ok(empty.then_some(range.end - range.start))
     }
+
+    /// Writes the loop into an area whose first page is executable and not writable.
+    ///
+    /// # Errors
+    ///
+    /// EIO when the area is not mapped there.
+    pub fn install_read_only(&self, thread: &Stopped) -> Result<()> {
+        thread.poke(self.start, &Self::code(self.size()))
+    }
 }
 
 /// Whom a program's end is reported by: the ids that the thread itself sees, and a signal that is pending nowhere.

@@ -28,6 +28,8 @@ pub mod options {
     pub const EXEC: u64 = libc::PTRACE_O_TRACEEXEC as u64;
     /// Kill the task when the tracer ends.
     pub const EXIT_KILL: u64 = libc::PTRACE_O_EXITKILL as u64;
+    /// Suspend its seccomp filters as long as it is traced. Needs CAP_SYS_ADMIN, and a tracer without seccomp.
+    pub const SUSPEND_SECCOMP: u64 = 1 << 21;
 }
 
 /// Why a task is stopped.
@@ -456,15 +458,76 @@ impl Stopped {
         Ok((config.pointer != 0).then_some(config))
     }
 
-    /// Whether syscall user dispatch is on: PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, Linux 6.4.
+    /// Syscall user dispatch (`struct ptrace_sud_config`: mode, selector, offset, length), none when it is off:
+    /// PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, Linux 6.4.
     ///
     /// # Errors
     ///
     /// EIO on older kernels.
-    pub fn syscall_user_dispatch(&self) -> Result<bool> {
+    pub fn syscall_user_dispatch(&self) -> Result<Option<[u64; 4]>> {
         let mut config = [0u64; 4];
         raw(0x4211, self.tid, 32, (&raw mut config) as u64, "reading syscall user dispatch of")?;
-        Ok(config[0] != 0)
+        Ok((config[0] != 0).then_some(config))
+    }
+
+    /// Sets it: PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG.
+    ///
+    /// # Errors
+    ///
+    /// EIO before Linux 6.4, EINVAL for what the task could not set itself.
+    pub fn set_syscall_user_dispatch(&self, config: [u64; 4]) -> Result<()> {
+        raw(0x4210, self.tid, 32, (&raw const config) as u64, "setting syscall user dispatch of").map(drop)
+    }
+
+    /// The instructions of a seccomp filter, by its place in the chain, the oldest first: PTRACE_SECCOMP_GET_FILTER.
+    ///
+    /// # Errors
+    ///
+    /// ENOENT past the last one; EACCES without CAP_SYS_ADMIN, and under a seccomp filter of our own.
+    pub fn seccomp_filter(&self, at: u64) -> Result<Vec<u8>> {
+        /// BPF_MAXINSNS, which no filter exceeds (kernel/seccomp.c, seccomp_prepare_filter), and their size.
+        const MOST: usize = 4096;
+        const INSTRUCTION: usize = 8;
+        let mut bytes = vec![0u8; MOST * INSTRUCTION];
+        let got = raw(0x420c, self.tid, at, bytes.as_mut_ptr() as u64, "reading a seccomp filter of")?;
+        bytes.truncate(usize::try_from(got).unwrap_or(0) * INSTRUCTION);
+        bytes.shrink_to_fit();
+        Ok(bytes)
+    }
+
+    /// The flags that a seccomp filter was made with, as far as the kernel keeps them: PTRACE_SECCOMP_GET_METADATA.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Stopped::seccomp_filter`].
+    pub fn seccomp_flags(&self, at: u64) -> Result<u64> {
+        // struct seccomp_metadata: which filter, its flags.
+        let mut metadata = [at, 0];
+        raw(0x420d, self.tid, 16, (&raw mut metadata) as u64, "reading the flags of a seccomp filter of")?;
+        Ok(metadata[1])
+    }
+
+    /// Writes whole words into memory that it may not write itself, as a debugger does: PTRACE_POKEDATA. The last one is
+    /// filled up with zeroes.
+    ///
+    /// # Errors
+    ///
+    /// EIO where nothing is mapped.
+    pub fn poke(&self, at: RemoteAddr, bytes: &[u8]) -> Result<()> {
+        for (chunk, address) in bytes.chunks(8).zip((at.0..).step_by(8)) {
+            let mut word = [0; 8];
+            for (to, from) in word.iter_mut().zip(chunk) {
+                *to = *from;
+            }
+            raw(
+                libc::PTRACE_POKEDATA,
+                self.tid,
+                address,
+                u64::from_le_bytes(word),
+                "writing into the memory of",
+            )?;
+        }
+        Ok(())
     }
 
     /// Whether the thread has an I/O permission bitmap of ioperm(2).

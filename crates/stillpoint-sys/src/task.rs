@@ -131,7 +131,7 @@ pub fn robust_list(tid: Pid) -> Result<(RemoteAddr, u64)> {
     Ok((RemoteAddr(head), length))
 }
 
-/// `struct sched_attr` of sched_setattr(2), in its first version of 48 bytes.
+/// `struct sched_attr` of sched_setattr(2), in its second version of 56 bytes.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SchedAttr {
@@ -151,15 +151,19 @@ pub struct SchedAttr {
     pub deadline: u64,
     /// Of SCHED_DEADLINE, nanoseconds.
     pub period: u64,
+    /// The least utilization that is reckoned with, of 1024; Linux 5.3 with uclamp.
+    pub utilization_min: u32,
+    /// The most.
+    pub utilization_max: u32,
 }
 
-const _: () = assert!(size_of::<SchedAttr>() == 48);
+const _: () = assert!(size_of::<SchedAttr>() == 56);
 
 impl SchedAttr {
     /// As the kernel reads it.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(48);
+        let mut bytes = Vec::with_capacity(56);
         bytes.extend_from_slice(&self.size.to_le_bytes());
         bytes.extend_from_slice(&self.policy.to_le_bytes());
         bytes.extend_from_slice(&self.flags.to_le_bytes());
@@ -168,6 +172,8 @@ impl SchedAttr {
         for word in [self.runtime, self.deadline, self.period] {
             bytes.extend_from_slice(&word.to_le_bytes());
         }
+        bytes.extend_from_slice(&self.utilization_min.to_le_bytes());
+        bytes.extend_from_slice(&self.utilization_max.to_le_bytes());
         bytes
     }
 }
@@ -179,8 +185,8 @@ impl SchedAttr {
 /// ESRCH when the thread is gone.
 pub fn scheduling(tid: Pid) -> Result<SchedAttr> {
     let mut attr = SchedAttr::default();
-    // SAFETY: the kernel writes at most the 48 bytes that we say the structure has.
-    let done = unsafe { libc::syscall(libc::SYS_sched_getattr, tid, &raw mut attr, 48, 0) };
+    // SAFETY: the kernel writes at most the 56 bytes that we say the structure has.
+    let done = unsafe { libc::syscall(libc::SYS_sched_getattr, tid, &raw mut attr, 56, 0) };
     if done < 0 { Err(Error::last("reading scheduling attributes", Some(tid))) } else { Ok(attr) }
 }
 

@@ -43,7 +43,6 @@ refusals! {
     root_guarded_shared user_guarded_shared "guarded-shared" => "unsupported-area";
     root_sysv_shm user_sysv_shm "sysv-shm" => "unsupported-area";
     root_hugetlb_shared user_hugetlb_shared "hugetlb-shared" => "unsupported-area";
-    root_mlock_future user_mlock_future "mlock-future" => "unsupported-state";
     root_secretmem user_secretmem "secretmem" => "unsupported-area";
     root_aio user_aio "aio" => "unsupported-area";
     root_io_uring_map user_io_uring_map "io-uring-map" => "unsupported-area";
@@ -58,8 +57,8 @@ refusals! {
     root_thread_files user_thread_files "thread-files" => "unsupported-sharing";
     root_ldt user_ldt "ldt" => "unsupported-state";
     root_mempolicy user_mempolicy "mempolicy" => "unsupported-state" | "unsupported-area";
-    root_syscall_dispatch user_syscall_dispatch "syscall-dispatch" => "unsupported-state";
-    root_no_tsc user_no_tsc "no-tsc" => "unsupported-state";
+    root_syscall_caught user_syscall_caught "syscall-caught" => "unsupported-state";
+    root_keyring user_keyring "keyring" => "unsupported-state";
     root_uts_namespace user_uts_namespace "uts-namespace" => "unsupported-namespace";
     root_net_namespace user_net_namespace "net-namespace" => "unsupported-namespace";
     root_mount_namespace user_mount_namespace "mount-namespace" => "unsupported-namespace";

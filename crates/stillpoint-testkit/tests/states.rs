@@ -63,6 +63,8 @@ states! {
     root_creds user_creds "creds";
     root_sched user_sched "sched";
     root_attrs user_attrs "attrs";
+    root_settings user_settings "settings";
+    root_seccomp user_seccomp "seccomp";
     root_anon user_anon "anon";
     root_shmem user_shmem "shmem";
     root_private_map user_private_map "private-map";
@@ -87,6 +89,8 @@ states! {
     root_subreaper user_subreaper "subreaper";
     root_thread_uid user_thread_uid "thread-uid";
     root_chroot user_chroot "chroot";
+    root_syscall_dispatch user_syscall_dispatch "syscall-dispatch";
+    root_no_tsc user_no_tsc "no-tsc";
 }
 
 #[test]

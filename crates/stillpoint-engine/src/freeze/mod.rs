@@ -15,6 +15,7 @@ use stillpoint_sys::proc::status;
 use stillpoint_sys::ptrace::{self, Event, Stopped};
 use stillpoint_sys::{Pid, task};
 
+pub(crate) use tree::OPTIONS;
 pub use tree::freeze;
 
 use crate::{Code, Error, Result, TaskName};

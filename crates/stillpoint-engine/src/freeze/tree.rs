@@ -19,7 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How often the tasks that still run are looked at before the first pause.
 const YIELDS: u32 = 50;
 
-const OPTIONS: u64 = options::SYSCALL_GOOD | options::NEW_TASKS | options::EXEC;
+/// What a tree is traced with.
+pub(crate) const OPTIONS: u64 = options::SYSCALL_GOOD | options::NEW_TASKS | options::EXEC;
 
 /// Stops every thread of the tree under `root`.
 ///

@@ -15,7 +15,7 @@ use crate::kind::external::{self, StandIn};
 use crate::kind::mapped::{self, Facts};
 use crate::memory::areas::may_be_mapped;
 use crate::memory::{PAGE, policy};
-use crate::task::posix_timers;
+use crate::task::{posix_timers, seccomp, settings};
 use crate::{Code, Error, External, Result};
 
 /// Everything that a restore needs to know of a tree.
@@ -340,7 +340,13 @@ fn check_ids(task: &Task, threads: &[Thread]) -> Result<()> {
             return bad("a thread's name is not one that the kernel has");
         }
     }
-    match posix_timers::check(&task.posix_timers, threads) {
+    let settings_known = settings::are_known(&task.settings, true)
+        && threads.iter().all(|thread| settings::are_known(&thread.settings, false));
+    if !settings_known {
+        return bad("a setting that this version does not know");
+    }
+    let wrong = posix_timers::check(&task.posix_timers, threads);
+    match wrong.or_else(|| seccomp::check_records(task, threads)) {
         Some(why) => bad(why),
         None => Ok(()),
     }

@@ -12,6 +12,7 @@ use crate::kind::{Place, descriptors, identity};
 use crate::memory::PAGE;
 use crate::memory::rebuild::kernel_areas_start;
 use crate::task::limits::NOFILE;
+use crate::task::seccomp;
 use crate::{Code, Error, Result};
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
@@ -73,6 +74,7 @@ pub fn misfits(model: &Model, place: &Place, caller: &Caller, private_pids: bool
     if !caller.is_privileged() {
         misfits.extend(identities(model, caller));
     }
+    misfits.extend(seccomp_filters(model, caller));
     misfits.extend(resource_limits(model, caller));
     misfits.extend(oom_scores(model, caller));
     misfits.extend(files(model, place));
@@ -219,6 +221,26 @@ fn identities(model: &Model, caller: &Caller) -> Vec<Error> {
         break;
     }
     out
+}
+
+/// Filters can be kept from looking at what a restore does in tasks only by whoever may suspend them.
+fn seccomp_filters(model: &Model, caller: &Caller) -> Option<Error> {
+    let (_, process, _) = model.living().find(|(_, process, _)| seccomp::is_used(process.threads.iter()))?;
+    let cause = if !caller.is_privileged() {
+        "suspending its seccomp filters while it is rebuilt needs CAP_SYS_ADMIN"
+    } else if caller.status.seccomp != 0 {
+        "this process is under seccomp itself, and so may not suspend seccomp filters"
+    } else {
+        return None;
+    };
+    let error = Error::new(Code::KernelLacks, "comparing privileges");
+    let error = error.task(process.task.pid, process.task.name.escape_ascii().to_string());
+    Some(
+        error
+            .object("seccomp")
+            .cause(cause)
+            .remedy("restore as root, outside of a container that filters its calls"),
+    )
 }
 
 fn resource_limits(model: &Model, caller: &Caller) -> Vec<Error> {

@@ -26,6 +26,7 @@ use crate::memory::rebuild::{Filled, Staged, kernel_areas_start};
 use crate::plan::holes::Occupied;
 use crate::plan::model::Process;
 use crate::plan::{Lineage, Model};
+use crate::task::{dispatch, seccomp};
 use crate::task::{restart, rseq, signals};
 use crate::{Code, Error, Observer, Result, TaskName};
 
@@ -148,11 +149,11 @@ impl<'a> Builder<'a> {
         self.stop_processes()?;
         for (n, process, body) in self.model.living() {
             let mut leader = Sequence::new();
-            parts::process_state(&mut leader, &process.task, body)?;
+            parts::process_state(&mut leader, process, body)?;
             self.run_leader(n, leader)?;
             let sequences = process.threads.iter().enumerate().map(|(slot, thread)| {
                 let mut sequence = Sequence::new();
-                parts::thread_state(&mut sequence, thread, &process.task)?;
+                parts::thread_state(&mut sequence, thread, process)?;
                 parts::identity(&mut sequence, thread, have, (slot == 0).then_some(body.mm.dumpable));
                 Ok(sequence.into_programs())
             });
@@ -218,7 +219,10 @@ impl<'a> Builder<'a> {
         signal::set_mask(mask)?;
         clone::unmap_here(self.area.start, size);
         let pid = made.map_err(|error| id_error(error, id))?;
-        let running = ptrace::seize(pid, OPTIONS)?;
+        let filters = self.model.living().any(|(_, process, _)| seccomp::is_used(process.threads.iter()));
+        // Filters must not look at what is done in tasks, until they are let go of.
+        let suspended = if filters { options::SUSPEND_SECCOMP } else { 0 };
+        let running = ptrace::seize(pid, OPTIONS | suspended)?;
         running.interrupt()?;
         await_stop(running)
     }
@@ -364,6 +368,9 @@ impl<'a> Builder<'a> {
             stopped.set_extended(&thread.extended)?;
             stopped.set_registers(&registers)?;
             stopped.set_signal_mask(thread.signal_mask)?;
+            if let Some(record) = &thread.syscall_dispatch {
+                stopped.set_syscall_user_dispatch(dispatch::config(record))?;
+            }
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use stillpoint_image::records::{Credentials, SignalHandlers, Task, Thread};
+use stillpoint_image::records::{Area, Backing, Credentials, SignalHandlers, Task, Thread};
 use stillpoint_sys::arch::TASK_SIZE;
 use stillpoint_sys::clone::CloneArgs;
 use stillpoint_sys::program::{Arg, Expect, Program, ProgramArea};
@@ -14,7 +14,8 @@ use crate::memory::rebuild::{self, Filled, Staged};
 use crate::plan::Model;
 use crate::plan::lineage::Birth;
 use crate::plan::model::{Body, Process};
-use crate::task::{attributes, credentials, futex, limits, posix_timers, rseq, scheduling, signals, timers};
+use crate::task::{attributes, credentials, futex, limits, posix_timers, rseq, scheduling};
+use crate::task::{seccomp, settings, signals, timers};
 
 const THREAD_FLAGS: i32 = libc::CLONE_VM
     | libc::CLONE_FS
@@ -151,7 +152,8 @@ pub(super) fn protect(sequence: &mut Sequence, body: &Body, filled: &Filled, sta
 }
 
 /// A thread's own state, up to but without its credentials.
-pub(super) fn thread_state(sequence: &mut Sequence, thread: &Thread, task: &Task) -> Result<()> {
+pub(super) fn thread_state(sequence: &mut Sequence, thread: &Thread, process: &Process) -> Result<()> {
+    let task = &process.task;
     let program = sequence.current();
     if let Some(stack) = &thread.alt_stack {
         signals::set_alternate_stack(program, stack);
@@ -165,12 +167,16 @@ pub(super) fn thread_state(sequence: &mut Sequence, thread: &Thread, task: &Task
     if let Some(scheduling) = &thread.scheduling {
         scheduling::set(program, scheduling);
     }
+    attributes::set_others(program, thread);
     sequence.part();
+    settings::set(sequence, &thread.settings, false);
+    seccomp::install_own(sequence, task, &process.threads, thread);
     posix_timers::queue(sequence, &thread.pending, &task.posix_timers, thread.pid, Some(thread.tid))
 }
 
 /// What belongs to the process as a whole; done by its leader. Timers run from here on.
-pub(super) fn process_state(sequence: &mut Sequence, task: &Task, body: &Body) -> Result<()> {
+pub(super) fn process_state(sequence: &mut Sequence, process: &Process, body: &Body) -> Result<()> {
+    let task = &process.task;
     signals::set_actions(sequence.current(), &body.handlers);
     sequence.part();
     let program = sequence.current();
@@ -187,6 +193,9 @@ pub(super) fn process_state(sequence: &mut Sequence, task: &Task, body: &Body) -
     );
     program.call("setting the personality", libc::SYS_personality, [task.personality.into()]);
     sequence.part();
+    memory_to_come(sequence, task, body);
+    settings::set(sequence, &task.settings, true);
+    seccomp::install_shared(sequence, task, &process.threads);
     posix_timers::create(sequence, &task.posix_timers, posix_timers::kernel_takes_ids())?;
     posix_timers::start(sequence, &task.posix_timers);
     posix_timers::queue(sequence, &task.pending, &task.posix_timers, task.pid, None)?;
@@ -194,6 +203,30 @@ pub(super) fn process_state(sequence: &mut Sequence, task: &Task, body: &Body) -
     timers::set_interval_timers(sequence.current(), &task.interval_timers);
     sequence.part();
     Ok(())
+}
+
+/// Locks and merging of memory to come. Memory that there is keeps what it was given.
+fn memory_to_come(sequence: &mut Sequence, task: &Task, body: &Body) {
+    if let Some(flags) = settings::value(&task.settings, settings::LOCK_FUTURE) {
+        sequence.call("locking memory to come", libc::SYS_mlockall, [Arg::Value(flags)]);
+    }
+    if settings::value(&task.settings, settings::MERGE).is_none() {
+        return;
+    }
+    settings::set_one(sequence, &task.settings, settings::MERGE);
+    // The kernel has made all areas mergeable.
+    let kept = |area: &&Area| area.flags.iter().any(|flag| flag == "mg");
+    for area in body.mm.areas.iter().filter(|area| !kept(area)) {
+        if !matches!(area.backing(), Backing::Anonymous | Backing::PrivateFile) {
+            continue;
+        }
+        let range = [Arg::Value(area.start), Arg::Value(area.end - area.start)];
+        sequence.call(
+            format!("taking the merging from area {:x}", area.start),
+            libc::SYS_madvise,
+            [range[0], range[1], libc::MADV_UNMERGEABLE.into()],
+        );
+    }
 }
 
 /// A thread's credentials, and what a change of them resets.

@@ -52,6 +52,13 @@ impl Sequence {
         }
     }
 
+    /// Begins a new program, for data that needs the room.
+    pub fn begin(&mut self) {
+        if !self.current.is_empty() {
+            self.done.push(std::mem::take(&mut self.current));
+        }
+    }
+
     /// The programs.
     #[must_use]
     pub fn into_programs(mut self) -> Vec<Program> {

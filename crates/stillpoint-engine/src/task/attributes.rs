@@ -1,19 +1,12 @@
 //! Attributes that prctl(2) and its kin keep: asked in the task, set in the task. Those that nothing here rebuilds
 //! must have their default, else the checkpoint is refused.
 
+use stillpoint_image::records::{Setting, Thread};
 use stillpoint_sys::arch;
 use stillpoint_sys::program::{Arg, Data, Expect, Finished, Index, Program};
 
+use super::settings;
 use crate::{Code, Error, Result};
-
-/// An attribute that is read with one call and must have its default.
-struct MustBe {
-    what: &'static str,
-    number: i64,
-    arguments: [Arg; 5],
-    default: i64,
-    remedy: &'static str,
-}
 
 const fn prctl(option: i32) -> [Arg; 5] {
     [Arg::Value(option as u64), Arg::Value(0), Arg::Value(0), Arg::Value(0), Arg::Value(0)]
@@ -22,79 +15,52 @@ const fn prctl(option: i32) -> [Arg; 5] {
 const PR_GET_TSC: i32 = 25;
 const PR_GET_TID_ADDRESS: i32 = 40;
 const PR_GET_IO_FLUSHER: i32 = 58;
-const PR_GET_MDWE: i32 = 66;
-const PR_GET_MEMORY_MERGE: i32 = 68;
-const PR_MCE_KILL_GET: i32 = 34;
+const PR_SET_IO_FLUSHER: i32 = 57;
+const PR_SCHED_CORE: i32 = 62;
+/// PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE of include/linux/sched.h, which PR_SET_IO_FLUSHER sets.
+const IO_FLUSHER_FLAGS: u32 = 0x0018_0000;
+/// KEYCTL_GET_KEYRING_ID, and the special ids of keyrings that belong to one thread or process. The third, a session's,
+/// is made by asking for it.
+const KEYCTL_GET_KEYRING_ID: u64 = 0;
+const KEYRINGS: [(i64, &str); 2] = [(-1, "a thread keyring"), (-2, "a process keyring")];
 const MEMBARRIER_CMD_GET_REGISTRATIONS: u64 = 1 << 9;
-
-/// Of the process.
-const PROCESS: &[MustBe] = &[
-    MustBe {
-        what: "memory-deny-write-execute (PR_SET_MDWE)",
-        number: libc::SYS_prctl,
-        arguments: prctl(PR_GET_MDWE),
-        default: 0,
-        remedy: "start the program without it",
-    },
-    MustBe {
-        what: "memory merging for the whole process (PR_SET_MEMORY_MERGE)",
-        number: libc::SYS_prctl,
-        arguments: prctl(PR_GET_MEMORY_MERGE),
-        default: 0,
-        remedy: "start the program without it",
-    },
-];
-
-/// Of each thread.
-const THREAD: &[MustBe] = &[
-    MustBe {
-        what: "the I/O flusher state (PR_SET_IO_FLUSHER)",
-        number: libc::SYS_prctl,
-        arguments: prctl(PR_GET_IO_FLUSHER),
-        default: 0,
-        remedy: "not supported yet",
-    },
-    MustBe {
-        what: "a machine check policy (PR_MCE_KILL)",
-        number: libc::SYS_prctl,
-        arguments: prctl(PR_MCE_KILL_GET),
-        default: 2,
-        remedy: "not supported yet",
-    },
-];
 
 /// Questions that must be answered by the default.
 #[derive(Debug)]
 pub struct Defaults {
-    asked: Vec<(&'static str, Index, i64, &'static str)>,
-    tsc: Option<(Index, Data)>,
+    segments: Option<Index>,
+    keyrings: Vec<(&'static str, Index)>,
+    core: (Index, Data),
     policy: (Index, Data),
 }
 
 impl Defaults {
     /// Adds the questions about a thread and, for the leader, about its process.
     pub fn ask(program: &mut Program, leader: bool) -> Self {
-        let process = if leader { PROCESS } else { &[] };
-        let mut asked = Vec::new();
-        if let Some(number) = arch::SEGMENT_TABLE_CALL.filter(|_| leader) {
+        let segments = arch::SEGMENT_TABLE_CALL.filter(|_| leader).map(|number| {
             // Function 0 reads; a table that was never made has no bytes.
             let room = program.room(16);
             let arguments = [Arg::Value(0), room.into(), Arg::Value(16)];
-            let what = "a local descriptor table (modify_ldt)";
-            let index =
-                program.call_expecting(format!("reading {what}"), number, arguments, Expect::Anything);
-            asked.push((what, index, 0, "16-bit and 32-bit segments are not supported yet"));
-        }
-        asked.extend(process.iter().chain(THREAD).map(|must| {
-            let what = format!("reading {}", must.what);
-            let index = program.call_expecting(what, must.number, must.arguments, Expect::Anything);
-            (must.what, index, must.default, must.remedy)
-        }));
-        let room = program.room(8);
-        let tsc = program.call_expecting(
-            "reading the time stamp counter's mode",
+            program.call_expecting("reading the local descriptor table", number, arguments, Expect::Anything)
+        });
+        let keyrings = KEYRINGS.map(|(id, what)| {
+            let arguments = [Arg::Value(KEYCTL_GET_KEYRING_ID), id.into(), Arg::Value(0)];
+            (
+                what,
+                program.call_expecting(
+                    "reading a keyring's id",
+                    libc::SYS_keyctl,
+                    arguments,
+                    Expect::Anything,
+                ),
+            )
+        });
+        let cookie = program.room(8);
+        // Of this thread: PR_SCHED_CORE_GET, itself, PIDTYPE_PID.
+        let core = program.call_expecting(
+            "reading the core scheduling cookie",
             libc::SYS_prctl,
-            [PR_GET_TSC.into(), room.into()],
+            [PR_SCHED_CORE.into(), Arg::Value(0), Arg::Value(0), Arg::Value(0), cookie.into()],
             Expect::Anything,
         );
         let mode = program.room(8);
@@ -104,7 +70,7 @@ impl Defaults {
             [mode.into(), Arg::Value(0), Arg::Value(0), Arg::Value(0), Arg::Value(0)],
             Expect::Anything,
         );
-        Defaults { asked, tsc: Some((tsc, room)), policy: (policy, mode) }
+        Defaults { segments, keyrings: keyrings.to_vec(), core: (core, cookie), policy: (policy, mode) }
     }
 
     /// Checks the answers. A kernel that does not know an attribute cannot have it set.
@@ -113,20 +79,20 @@ impl Defaults {
     ///
     /// A refusal that names the attribute.
     pub fn check(&self, finished: &Finished) -> Result<()> {
-        for &(what, index, default, remedy) in &self.asked {
-            let result = finished.result(index);
-            let lacking = [-i64::from(libc::EINVAL), -i64::from(libc::ENOSYS), -i64::from(libc::EPERM)];
-            if result != default && !lacking.contains(&result) {
-                return Err(refused(what, format!("it is {result}")).remedy(remedy).into());
+        if self.segments.is_some_and(|index| finished.result(index) > 0) {
+            let error = refused("a local descriptor table (modify_ldt)", "it has entries".into());
+            return Err(error.remedy("16-bit and 32-bit segments are not supported yet").into());
+        }
+        for &(what, index) in &self.keyrings {
+            if finished.result(index) > 0 {
+                let cause = "the kernel gives the keys of nobody else to whoever restores".into();
+                return Err(refused(what, cause).into());
             }
         }
-        if let Some((index, room)) = self.tsc
-            && finished.result(index) == 0
-            && finished.word(room, 0) & 0xffff_ffff != 1
-        {
-            return Err(
-                refused("the time stamp counter's mode (PR_SET_TSC)", "reading it faults".into()).into()
-            );
+        let (index, cookie) = self.core;
+        if finished.result(index) == 0 && finished.word(cookie, 0) != 0 {
+            let cause = "it shares CPU cores with chosen tasks only; not supported yet".into();
+            return Err(refused("a core scheduling cookie (PR_SCHED_CORE)", cause).into());
         }
         let (index, mode) = self.policy;
         if finished.result(index) == 0 && finished.word(mode, 0) & 0xffff_ffff != 0 {
@@ -150,11 +116,14 @@ pub struct ProcessAttributes {
     subreaper: Data,
     membarrier: Index,
     brk: Index,
+    settings: settings::Questions,
 }
 
 /// The answers.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ProcessAnswers {
+    /// Other settings that have not their default.
+    pub settings: Vec<Setting>,
     /// The end of the heap, to the byte: brk(2) with an impossible request answers with it.
     pub brk: u64,
     /// PR_GET_DUMPABLE.
@@ -186,28 +155,23 @@ impl ProcessAttributes {
             Expect::Anything,
         );
         let brk = program.call("reading the end of the heap", libc::SYS_brk, [Arg::Value(0)]);
-        ProcessAttributes { dumpable, thp, subreaper, membarrier, brk }
+        let settings = settings::Questions::ask(program, true);
+        ProcessAttributes { dumpable, thp, subreaper, membarrier, brk, settings }
     }
 
     /// The answers.
-    ///
-    /// # Errors
-    ///
-    /// When a huge page setting is one that this version does not know.
-    pub fn answer(&self, finished: &Finished) -> Result<ProcessAnswers> {
-        let thp = finished.result(self.thp);
-        if thp > 1 {
-            return Err(refused("a huge page setting (PR_SET_THP_DISABLE)", format!("it is {thp}")).into());
-        }
-        Ok(ProcessAnswers {
+    #[must_use]
+    pub fn answer(&self, finished: &Finished) -> ProcessAnswers {
+        ProcessAnswers {
+            settings: self.settings.answer(finished),
             brk: finished.result(self.brk).cast_unsigned(),
             dumpable: u32::try_from(finished.result(self.dumpable)).unwrap_or(1),
-            thp_disabled: thp == 1,
+            thp_disabled: finished.result(self.thp) == 1,
             child_subreaper: finished.word(self.subreaper, 0) & 0xffff_ffff != 0,
             // Before Linux 6.3 registrations cannot be read: register for what the CPU and kernel offer, so that
             // no call of the program fails that did not before.
             membarrier: u32::try_from(finished.result(self.membarrier)).unwrap_or(1 << 4),
-        })
+        }
     }
 }
 
@@ -229,11 +193,20 @@ pub struct ThreadAttributes {
     secure_bits: Index,
     timer_slack: Index,
     clear_child_tid: Data,
+    settings: settings::Questions,
+    tsc: (Index, Data),
+    io_flusher: Index,
 }
 
 /// The answers.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ThreadAnswers {
+    /// Other settings that have not their default.
+    pub settings: Vec<Setting>,
+    /// PR_GET_TSC: whether reading the time stamp counter is a fault.
+    pub tsc_faults: bool,
+    /// PR_GET_IO_FLUSHER, none where the thread may not ask.
+    pub io_flusher: Option<bool>,
     /// PR_GET_PDEATHSIG.
     pub parent_death_signal: u32,
     /// PR_GET_SECUREBITS.
@@ -262,19 +235,68 @@ impl ThreadAttributes {
             libc::SYS_prctl,
             [PR_GET_TID_ADDRESS.into(), clear_child_tid.into()],
         );
-        ThreadAttributes { parent_death, secure_bits, timer_slack, clear_child_tid }
+        let settings = settings::Questions::ask(program, false);
+        let room = program.room(8);
+        let tsc = program.call_expecting(
+            "reading the time stamp counter's mode",
+            libc::SYS_prctl,
+            [PR_GET_TSC.into(), room.into()],
+            Expect::Anything,
+        );
+        let io_flusher = program.call_expecting(
+            "reading the I/O flusher state",
+            libc::SYS_prctl,
+            prctl(PR_GET_IO_FLUSHER),
+            Expect::Anything,
+        );
+        let tsc = (tsc, room);
+        ThreadAttributes {
+            parent_death,
+            secure_bits,
+            timer_slack,
+            clear_child_tid,
+            settings,
+            tsc,
+            io_flusher,
+        }
     }
 
     /// The answers.
     #[must_use]
     pub fn answer(&self, finished: &Finished) -> ThreadAnswers {
+        let (tsc, room) = self.tsc;
         ThreadAnswers {
+            settings: self.settings.answer(finished),
+            // PR_TSC_SIGSEGV is 2.
+            tsc_faults: finished.result(tsc) == 0 && finished.word(room, 0) & 0xffff_ffff == 2,
+            io_flusher: match finished.result(self.io_flusher) {
+                answer @ 0.. => Some(answer != 0),
+                refused if refused == -i64::from(libc::EPERM) => None,
+                _ => Some(false),
+            },
             parent_death_signal: u32::try_from(finished.word(self.parent_death, 0) & 0xffff_ffff)
                 .unwrap_or(0),
             secure_bits: u32::try_from(finished.result(self.secure_bits)).unwrap_or(0),
             timer_slack_ns: finished.result(self.timer_slack).cast_unsigned(),
             clear_child_tid: finished.word(self.clear_child_tid, 0),
         }
+    }
+}
+
+/// Whether a process is an I/O flusher, by the flags of its stat.
+#[must_use]
+pub fn flushes(flags: u32) -> bool {
+    flags & IO_FLUSHER_FLAGS == IO_FLUSHER_FLAGS
+}
+
+/// Sets what a thread has beside the settings that are alike.
+pub fn set_others(program: &mut Program, thread: &Thread) {
+    if thread.tsc_faults {
+        // PR_TSC_SIGSEGV is 2.
+        set(program, "making reads of the time stamp counter fault", libc::PR_SET_TSC, 2);
+    }
+    if thread.io_flusher {
+        set(program, "setting the I/O flusher state", PR_SET_IO_FLUSHER, 1);
     }
 }
 

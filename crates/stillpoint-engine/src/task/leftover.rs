@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use stillpoint_sys::proc::maps::Mapping;
+use stillpoint_sys::proc::status::{self, Status};
 use stillpoint_sys::program::{self, ProgramArea};
 use stillpoint_sys::ptrace::{Event, Stop, Until};
 
-use super::restart;
 use super::way_back::{Gadgets, WayBack};
+use super::{restart, seccomp};
 use crate::freeze::{FrozenTask, FrozenThread};
 use crate::{Code, Error, Result};
 
@@ -38,6 +39,7 @@ pub fn remove<'a>(
             leave(thread, start..start + size)?;
         }
     }
+    seccomp::suspend(task, &statuses(task)?)?;
     let maps: Vec<Mapping> = maps.cloned().collect();
     let way = WayBack::lay(task, &maps, gadgets)?;
     for (start, size) in left {
@@ -52,6 +54,11 @@ pub fn remove<'a>(
     }
     way.clear(task.host_pid)?;
     Ok(true)
+}
+
+fn statuses(task: &FrozenTask) -> Result<Vec<Status>> {
+    let read = |thread: &FrozenThread| Ok(status::read_thread(task.host_pid, thread.host_tid)?);
+    task.threads.iter().map(read).collect()
 }
 
 fn is_candidate(map: &Mapping) -> bool {

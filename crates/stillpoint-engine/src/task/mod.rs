@@ -3,6 +3,7 @@
 
 pub mod attributes;
 pub mod credentials;
+pub mod dispatch;
 pub mod futex;
 pub mod job_control;
 pub mod leftover;
@@ -12,7 +13,9 @@ pub mod posix_timers;
 pub mod restart;
 pub mod rseq;
 pub mod scheduling;
+pub mod seccomp;
 pub mod semaphores;
+pub mod settings;
 pub mod sharing;
 pub mod signals;
 pub mod timers;
@@ -41,7 +44,12 @@ pub const SUPPORT: &[SupportRow] = &[
         "5.10",
         "led from inside the tree, from outside (the root's), or by a process that has ended",
     ),
-    SupportRow::saved("zombies with their exit status", "5.10", ""),
+    SupportRow::partly(
+        "zombies with their exit status",
+        "5.10",
+        "the CPU times that their parent is told are those of the new one. Refused: one that dumped a core; the kernel says so \
+         only of a process that does, which would write a file or start the machine's crash handler.",
+    ),
     SupportRow::saved(
         "vfork and posix_spawn in flight",
         "5.10",
@@ -76,7 +84,9 @@ pub const SUPPORT: &[SupportRow] = &[
     SupportRow::saved(
         "interrupted system calls",
         "5.10",
-        "a poll(2), epoll, signal or futex wait with a timeout starts it anew",
+        "a wait with a relative timeout goes on with what was left where the kernel tells: nanosleep and clock_nanosleep with \
+         a place for it, select, pselect and ppoll; as do all with a time of day. Others begin their timeout anew: poll, epoll, \
+         futex, rt_sigtimedwait, semtimedop, io_getevents, a nanosleep without that place",
     ),
     SupportRow::saved(
         "job-control-stopped tasks",
@@ -84,8 +94,33 @@ pub const SUPPORT: &[SupportRow] = &[
         "before 5.17 their parents are told of the stop once more; a report of SIGCONT that was not collected is lost",
     ),
     SupportRow::refused("traced tasks", "a task has one tracer"),
-    SupportRow::refused("locks of memory to come (mlockall with MCL_FUTURE)", "not yet"),
-    SupportRow::refused("seccomp", "not yet"),
+    SupportRow::partly(
+        "seccomp: strict mode and filters",
+        "5.10",
+        "by whoever has CAP_SYS_ADMIN and is under no seccomp, and by nobody else: the kernel shows and suspends filters for \
+         no other. Filters that all threads of a process begin with are shared again; what some threads share beyond that \
+         becomes each one's own. Refused: filters that hand calls to a listener.",
+    ),
+    SupportRow::saved("locks of memory to come (mlockall with MCL_FUTURE, MCL_ONFAULT)", "5.10", ""),
+    SupportRow::saved(
+        "prctl: memory merging, deny-write-execute, machine check policy, speculation, TSC and CPUID faults, I/O flusher",
+        "5.10",
+        "those that the kernel has",
+    ),
+    SupportRow::partly(
+        "syscall user dispatch",
+        "6.4",
+        "refused while the selector says that calls are caught: stillpoint's own would be",
+    ),
+    SupportRow::refused("thread and process keyrings (keyctl)", "nobody is given the keys of another"),
+    SupportRow {
+        what: "session keyrings, Landlock and other confinement by security modules",
+        state: State::Outside,
+        detail: "the kernel does not tell; restored tasks have those of whoever restores them",
+        kernel: "",
+        operations: &[],
+    },
+    SupportRow::refused("core scheduling cookies", "not yet"),
     SupportRow::refused("memory, descriptor tables, fs or handlers shared by processes", "not yet"),
     SupportRow::refused("NUMA memory policies", "not yet"),
     SupportRow::refused("local descriptor tables, I/O port permissions, 32-bit tasks", "not yet"),
@@ -158,9 +193,18 @@ fn capture_alive(task: &mut FrozenTask, areas: &Areas, gadgets: &mut Gadgets) ->
     let stat = stat::read(pid)?;
     let Settled { visit, statuses, pending, thread_pending, posix_timers } = settle(task, areas, gadgets)?;
     let mut threads = Vec::with_capacity(task.threads.len());
+    let filters = seccomp::capture(task, &statuses)?;
     let state = statuses.iter().zip(&visit.threads).zip(thread_pending);
     for (thread, ((status, answers), pending)) in task.threads.iter().zip(state) {
         threads.push(capture_thread(task.pid, thread, status, answers, pending)?);
+    }
+    for (thread, (mode, chain)) in threads.iter_mut().zip(filters.threads) {
+        (thread.seccomp, thread.seccomp_filters) = (mode, chain);
+    }
+    if let Some(leader) = threads.first_mut() {
+        // Without CAP_SYS_RESOURCE it may not ask itself.
+        let asked = visit.threads.first().and_then(|answers| answers.attributes.io_flusher);
+        leader.io_flusher = asked.unwrap_or_else(|| attributes::flushes(stat.flags));
     }
     let notes = posix_timers::notes(&task.name, &posix_timers).collect();
     let umask = statuses.first().and_then(|status| status.umask);
@@ -177,6 +221,8 @@ fn capture_alive(task: &mut FrozenTask, areas: &Areas, gadgets: &mut Gadgets) ->
             personality: personality::read(pid)?,
             oom_score_adj: oom_score_adj::read(pid)?,
             child_subreaper: visit.attributes.child_subreaper,
+            settings: visit.attributes.settings.clone(),
+            seccomp_filters: filters.filters,
             stop_signal: stop.map_or(0, |stop| stop.signal),
             stop_reported: stop.is_some_and(|stop| stop.reported),
             ..base(task, &stat)
@@ -218,6 +264,7 @@ fn settle(task: &mut FrozenTask, areas: &Areas, gadgets: &mut Gadgets) -> Result
             refuse_thread(&task.name, thread, &status)?;
             statuses.push(status);
         }
+        seccomp::suspend(task, &statuses)?;
         let timers = proc_timers::read(pid)?;
         let before = statuses.first().map_or(0, |status| status.shd_pnd);
         let sent = if timers.is_empty() { Vec::new() } else { senders(&all_pending(task)?) };
@@ -329,6 +376,11 @@ fn capture_thread(
         parent_death_signal: answers.attributes.parent_death_signal,
         timer_slack_ns: answers.attributes.timer_slack_ns,
         restart: restart::capture(thread.host_tid, &registers)?,
+        settings: answers.attributes.settings.clone(),
+        tsc_faults: answers.attributes.tsc_faults,
+        io_flusher: answers.attributes.io_flusher.unwrap_or(false),
+        syscall_dispatch: dispatch::capture(thread)?,
+        ..Thread::default()
     })
 }
 
@@ -341,9 +393,6 @@ fn refuse_thread(name: &TaskName, thread: &FrozenThread, status: &status::Status
             .cause(cause)
             .into())
     };
-    if status.seccomp != 0 {
-        return refused("seccomp", format!("it runs in seccomp mode {}; not supported yet", status.seccomp));
-    }
     if !thread.registers.is_native() {
         return refused("a 32-bit task", "only 64-bit tasks are supported yet".into());
     }
@@ -358,15 +407,7 @@ fn refuse_thread(name: &TaskName, thread: &FrozenThread, status: &status::Status
             .remedy("a newer stillpoint may know it")
             .into());
     }
-    let dispatch = match thread.stopped()?.syscall_user_dispatch() {
-        Ok(on) => on,
-        // Before Linux 6.4 nobody tells.
-        Err(error) if error.errno() == Some(libc::EIO) => false,
-        Err(error) => return Err(error.into()),
-    };
-    if dispatch {
-        return refused("syscall user dispatch", "not supported yet".into());
-    }
+    dispatch::refuse_caught(name, thread)?;
     if arch::io_permissions(&thread.registers) || thread.stopped()?.io_bitmap()? {
         return refused("I/O port permissions", "not supported yet".into());
     }

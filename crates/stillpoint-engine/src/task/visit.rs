@@ -1,7 +1,8 @@
 //! The visit to a frozen process: a program runs in each of its threads and asks what only they can.
 
-use stillpoint_image::records::{AltStack, IntervalTimer, SignalHandlers};
+use stillpoint_image::records::{AltStack, IntervalTimer, Setting, SignalHandlers};
 use stillpoint_sys::proc::maps::Mapping;
+use stillpoint_sys::proc::smaps;
 use stillpoint_sys::proc::status::{self, Status};
 use stillpoint_sys::proc::timers::Timer;
 use stillpoint_sys::program::{
@@ -14,7 +15,7 @@ use super::attributes::{Defaults, ProcessAnswers, ProcessAttributes, ThreadAttri
 use super::signals::{Actions, AlternateStack};
 use super::timers::IntervalTimers;
 use super::way_back::{Gadgets, WayBack};
-use super::{attributes, posix_timers, restart, rseq};
+use super::{attributes, posix_timers, restart, rseq, settings};
 use crate::freeze::{FrozenTask, FrozenThread};
 use crate::memory::areas::Areas;
 use crate::{Code, Error, Result};
@@ -75,7 +76,7 @@ pub(super) fn visit(
     // At once, not when they are let go of: the way back of the leader ends here.
     let undisturbed = undisturb(&mut task.threads);
     let cleared = way.clear(pid);
-    let finished = finished?;
+    let (finished, locks_future) = finished?;
     undisturbed?;
     cleared?;
     let mut threads = Vec::with_capacity(finished.len());
@@ -87,7 +88,7 @@ pub(super) fn visit(
                 asked.actions.answer(finished),
                 asked.timers.answer(finished),
                 asked.posix_timers.answer(finished),
-                asked.attributes.answer(finished)?,
+                asked.attributes.answer(finished),
             ));
         }
         threads.push(ThreadAnswers {
@@ -96,8 +97,10 @@ pub(super) fn visit(
             rseq,
         });
     }
-    let (handlers, interval_timers, posix_timers, attributes) = process
+    let (handlers, interval_timers, posix_timers, mut attributes) = process
         .ok_or_else(|| Error::new(Code::NoSuchTask, "visiting a task").cause("it has no thread left"))?;
+    let future = locks_future.map(|value| Setting { number: settings::LOCK_FUTURE, value });
+    attributes.settings.extend(future);
     Ok(Visit { handlers, interval_timers, posix_timers, attributes, threads, vdso: image })
 }
 
@@ -137,7 +140,7 @@ fn run(
     site: CallSite,
     programs: &[(Program, Questions)],
     statuses: &[Status],
-) -> Result<Vec<Finished>> {
+) -> Result<(Vec<Finished>, Option<u64>)> {
     let largest = programs.iter().map(|(program, _)| program.size()).max().unwrap_or(0);
     let slots = u32::try_from(programs.len()).unwrap_or(u32::MAX);
     let mut guard = 0;
@@ -148,30 +151,22 @@ fn run(
     let mut area = ProgramArea { start: RemoteAddr(0), slot_size, slots };
     let size = area.size().next_multiple_of(CODE_SIZE);
     let pid = task.host_pid;
-    let address = leader_call(
-        task,
-        site,
-        "mapping a program area",
-        libc::SYS_mmap,
-        [
-            AREA_HINT.0,
-            size,
-            (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC).unsigned_abs().into(),
-            (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS).unsigned_abs().into(),
-            u64::MAX,
-            0,
-        ],
-    )?;
+    let mapped = map_area(task, site, size, READ_WRITE | libc::PROT_EXEC, None);
+    // Memory that may be written may not be executed: PR_SET_MDWE, and SELinux's execmem.
+    let apart = mapped.as_ref().is_err_and(|error| error.code == Code::NotPermitted);
+    let address = if apart { map_area_apart(task, site, size)? } else { mapped? };
     area.start = RemoteAddr(address.cast_unsigned());
-    let outcome =
-        area.install(pid).map_err(Into::into).and_then(|()| run_in(task, &area, programs, statuses));
+    let outcome = install(task, &area, apart).and_then(|()| run_in(task, &area, programs, statuses));
     // A thread that a failure has lost is still somewhere in the area.
     for thread in task.threads.iter_mut().filter(|thread| thread.stopped.is_none()) {
         thread.stopped = ptrace::regain(thread.host_tid)?;
     }
     // They have to be home before the area is gone; the leader has its way back.
     let home = undisturb(task.threads.get_mut(1..).unwrap_or_default());
-    let future = outcome.is_ok() && locks_new_areas(pid, statuses, size)?;
+    let future = match &outcome {
+        Ok(_) => locks_new_areas(pid, statuses, area.start, size),
+        Err(_) => Ok(None),
+    };
     let unmapped = leader_call(
         task,
         site,
@@ -182,14 +177,48 @@ fn run(
     let finished = outcome?;
     unmapped?;
     home?;
-    if future {
-        return Err(Error::new(Code::UnsupportedState, "visiting a task")
-            .object("memory locks")
-            .cause("every area that it makes from now on is locked (mlockall with MCL_FUTURE), which is not supported yet")
-            .remedy("let it call mlockall(MCL_CURRENT) alone")
-            .into());
+    Ok((finished, future?))
+}
+
+const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
+
+/// Maps memory for a program area, or for a part of it, at a place.
+fn map_area(
+    task: &mut FrozenTask,
+    site: CallSite,
+    size: u64,
+    protection: i32,
+    place: Option<u64>,
+) -> Result<i64> {
+    let fixed = if place.is_some() { libc::MAP_FIXED } else { 0 };
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | fixed;
+    let arguments = [
+        place.unwrap_or(AREA_HINT.0),
+        size,
+        protection.unsigned_abs().into(),
+        flags.unsigned_abs().into(),
+        u64::MAX,
+        0,
+    ];
+    leader_call(task, site, "mapping a program area", libc::SYS_mmap, arguments)
+}
+
+/// Maps a program area whose first page is executable and not writable, and the others the other way round.
+fn map_area_apart(task: &mut FrozenTask, site: CallSite, size: u64) -> Result<i64> {
+    for thread in task.threads.iter_mut().filter(|thread| thread.stopped.is_none()) {
+        thread.stopped = ptrace::regain(thread.host_tid)?;
     }
-    Ok(finished)
+    let start = map_area(task, site, size, READ_WRITE, None)?;
+    let code = libc::PROT_READ | libc::PROT_EXEC;
+    map_area(task, site, CODE_SIZE, code, Some(start.cast_unsigned()))
+}
+
+fn install(task: &FrozenTask, area: &ProgramArea, apart: bool) -> Result<()> {
+    if !apart {
+        return Ok(area.install(task.host_pid)?);
+    }
+    let leader = task.threads.first().ok_or_else(|| Error::new(Code::NoSuchTask, "visiting a task"))?;
+    Ok(area.install_read_only(leader.stopped()?)?)
 }
 
 fn run_in(
@@ -244,11 +273,19 @@ fn undisturb(threads: &mut [FrozenThread]) -> Result<()> {
     all.into_iter().collect()
 }
 
-/// Whether new areas are locked, which no file of /proc tells but the program area does.
-fn locks_new_areas(pid: u32, statuses: &[Status], size: u64) -> Result<bool> {
+/// Whether new areas are locked, which no file of /proc tells but the program area does: the flags of mlockall(2).
+fn locks_new_areas(pid: u32, statuses: &[Status], start: RemoteAddr, size: u64) -> Result<Option<u64>> {
+    const MCL_ONFAULT: i32 = 4;
     let locked = |status: &Status| status.memory.as_ref().map_or(0, |memory| memory.locked);
     let before = statuses.first().map_or(0, locked);
-    Ok(locked(&status::read(pid)?).saturating_sub(before) >= size)
+    if locked(&status::read(pid)?).saturating_sub(before) < size {
+        return Ok(None);
+    }
+    let areas = smaps::read(pid)?;
+    let area = areas.iter().find(|area| area.map.start <= start.0 && start.0 < area.map.end);
+    let on_fault = area.is_some_and(|area| area.vm_flags.iter().any(|flag| flag == b"lf"));
+    let flags = libc::MCL_FUTURE | if on_fault { MCL_ONFAULT } else { 0 };
+    Ok(Some(flags.unsigned_abs().into()))
 }
 
 /// Signals that do no harm when they reach a process that neither handles nor is traced: ignored by default.

@@ -6,7 +6,7 @@ mod program;
 mod registers;
 mod sigframe;
 
-pub use calls::{SEGMENT_TABLE_CALL, map_kernel_areas};
+pub use calls::{CPU_IDENTIFICATION, FAULT_CPU_IDENTIFICATION, SEGMENT_TABLE_CALL, map_kernel_areas};
 pub use cpu::{enabled_xstate, xstate_size};
 pub use program::{RESTORERS, SYSCALL_AND_RETURN, SYSCALL_INSTRUCTION, program_loop};
 pub use registers::{

@@ -10,7 +10,6 @@ pub(super) const ALL: &[(&str, Setup)] = &[
     ("guarded-shared", guarded_shared),
     ("sysv-shm", sysv_shm),
     ("hugetlb-shared", hugetlb),
-    ("mlock-future", mlock_future),
     ("secretmem", secretmem),
     ("aio", aio),
     ("io-uring-map", io_uring_map),
@@ -55,19 +54,6 @@ fn sysv_shm(_: &Ctx) -> Held {
 fn hugetlb(_: &Ctx) -> Held {
     let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB;
     filled(Map::new(2 << 20, RW, flags, -1, 0)?)
-}
-
-/// An area that is made later tells whether the attribute is still there.
-fn mlock_future(_: &Ctx) -> Held {
-    sys!(libc::mlockall(libc::MCL_FUTURE))?;
-    Ok(Box::new(|| {
-        let later = Map::anonymous(4 * PAGE)?;
-        let mut resident = [0_u8; 4];
-        sys!(libc::mincore(later.start.cast(), later.len, resident.as_mut_ptr()))?;
-        ensure!(resident == [1; 4], "a new area is not locked");
-        sys!(libc::munmap(later.start.cast(), later.len))?;
-        Ok(())
-    }))
 }
 
 fn secretmem(_: &Ctx) -> Held {

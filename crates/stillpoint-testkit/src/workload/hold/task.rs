@@ -19,16 +19,21 @@ pub(super) const ALL: &[(&str, Setup)] = &[
     ("thread-files", |_| thread(|| sys!(libc::unshare(libc::CLONE_FILES)))),
     ("ldt", ldt),
     ("mempolicy", mempolicy),
-    ("syscall-dispatch", syscall_dispatch),
-    ("no-tsc", no_tsc),
+    ("syscall-caught", syscall_caught),
+    ("keyring", keyring),
     ("uts-namespace", |_| namespace(libc::CLONE_NEWUTS)),
     ("net-namespace", |_| namespace(libc::CLONE_NEWNET)),
     ("mount-namespace", |_| namespace(libc::CLONE_NEWNS)),
 ];
 
 /// Things that were refused once and are saved now: each is a state.
-pub(crate) const SAVED: &[(&str, Setup)] =
-    &[("subreaper", subreaper), ("thread-uid", thread_uid), ("chroot", chroot)];
+pub(crate) const SAVED: &[(&str, Setup)] = &[
+    ("subreaper", subreaper),
+    ("thread-uid", thread_uid),
+    ("chroot", chroot),
+    ("syscall-dispatch", syscall_dispatch),
+    ("no-tsc", no_tsc),
+];
 
 /// A thread with ids of its own, where the process may have such.
 fn thread_uid(_: &Ctx) -> Held {
@@ -65,9 +70,15 @@ fn thread_timer(_: &Ctx) -> Held {
 
 fn seccomp(_: &Ctx) -> Held {
     sys!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1_u64, 0_u64, 0_u64, 0_u64))?;
-    // One instruction: allow.
-    let mut allow = libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0x7fff_0000 };
-    let program = libc::sock_fprog { len: 1, filter: &raw mut allow };
+    // Allow; ask a listener about a call that there is not.
+    let code = |code, jt, k| libc::sock_filter { code, jt, jf: 0, k };
+    let mut filter = [
+        code(0x20, 0, 0),
+        code(0x15, 1, 0xffff_fffe),
+        code(0x06, 0, 0x7fff_0000),
+        code(0x06, 0, 0x7fc0_0000),
+    ];
+    let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
     sys!(libc::prctl(libc::PR_SET_SECCOMP, 2_u64, &raw const program, 0_u64, 0_u64))?;
     Ok(Box::new(|| {
         same!("seccomp mode", sys!(libc::prctl(libc::PR_GET_SECCOMP))?, 2);
@@ -191,23 +202,86 @@ fn mempolicy(_: &Ctx) -> Held {
     }))
 }
 
+/// A byte that allows every call.
+static SELECTOR: AtomicU64 = AtomicU64::new(0);
+
+const PR_SET_SYSCALL_USER_DISPATCH: i32 = 59;
+
+/// Switches syscall user dispatch on, or off; with nothing set aside that is never caught.
+fn dispatch(on: u64) -> Check<i32> {
+    let selector = if on == 0 { std::ptr::null_mut() } else { SELECTOR.as_ptr() };
+    sys!(libc::prctl(PR_SET_SYSCALL_USER_DISPATCH, on, 0_u64, 0_u64, selector))
+}
+
+extern "C" fn caught(_: i32) {
+    SELECTOR.store(0x100, Ordering::SeqCst);
+}
+
 fn syscall_dispatch(_: &Ctx) -> Held {
-    // The selector allows every call; the state is there all the same.
-    static SELECTOR: AtomicU64 = AtomicU64::new(0);
-    sys!(libc::prctl(59, 1_u64, 0_u64, 0_u64, SELECTOR.as_ptr()))?;
+    // SAFETY: the handler stores to an atomic.
+    sys!(libc::signal(libc::SIGSYS, caught as *const () as usize))?;
+    dispatch(1)?;
+    Ok(Box::new(|| {
+        // Catches one call of this thread; its signal ends that.
+        SELECTOR.store(1, Ordering::SeqCst);
+        // SAFETY: takes nothing.
+        unsafe { libc::getppid() };
+        same!("a call is caught", SELECTOR.swap(0, Ordering::SeqCst), 0x100);
+        Ok(())
+    }))
+}
+
+fn syscall_caught(_: &Ctx) -> Held {
+    let child = sys!(libc::fork())?;
+    if child == 0 {
+        if dispatch(1).is_err() {
+            // SAFETY: ends the process at once.
+            unsafe { libc::_exit(1) }
+        }
+        SELECTOR.store(1, Ordering::SeqCst);
+        loop {
+            std::hint::spin_loop();
+        }
+    }
+    pause_ms(50);
+    Ok(Box::new(move || sys!(libc::kill(child, 0)).map(|_| ())))
+}
+
+fn keyring(_: &Ctx) -> Held {
+    // KEYCTL_GET_KEYRING_ID of the thread's keyring, made if it is not there.
+    sys!(libc::syscall(libc::SYS_keyctl, 0, -1, 1))?;
     fine()
 }
 
 fn no_tsc(_: &Ctx) -> Held {
-    let child = sys!(libc::fork())?;
-    if child == 0 {
-        // In a child: the C library of this process may want the time stamp counter.
-        let _ = sys!(libc::prctl(libc::PR_SET_TSC, libc::PR_TSC_SIGSEGV as u64));
-        loop {
-            let _ = sys!(libc::pause());
+    // The C library of this process may want the time stamp counter, so it is a child's.
+    let mut pipes = [[0; 2]; 2];
+    for pipe in &mut pipes {
+        sys!(libc::pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC))?;
+    }
+    let [ask, answer] = pipes;
+    if sys!(libc::fork())? == 0 {
+        // SAFETY: plain calls on this process's own descriptors; it ends at once.
+        unsafe {
+            libc::close(ask[1]);
+            libc::prctl(libc::PR_SET_TSC, libc::PR_TSC_SIGSEGV as u64);
+            let mut byte = 0_u8;
+            while libc::read(ask[0], (&raw mut byte).cast(), 1) == 1 {
+                let mut mode = 0_i32;
+                libc::prctl(libc::PR_GET_TSC, &raw mut mode);
+                byte = mode as u8;
+                libc::write(answer[1], (&raw const byte).cast(), 1);
+            }
+            libc::_exit(0);
         }
     }
-    Ok(Box::new(move || sys!(libc::kill(child, 0)).map(|_| ())))
+    Ok(Box::new(move || {
+        let mut mode = 0_u8;
+        sys!(libc::write(ask[1], (&raw const mode).cast(), 1))?;
+        sys!(libc::read(answer[0], (&raw mut mode).cast(), 1))?;
+        same!("mode of the time stamp counter", i32::from(mode), libc::PR_TSC_SIGSEGV);
+        Ok(())
+    }))
 }
 
 fn namespace(flag: i32) -> Held {

@@ -32,6 +32,8 @@ mod restart;
 mod rlimits;
 mod rseq;
 mod sched;
+mod seccomp;
+mod settings;
 mod shared_map;
 mod shmem;
 mod signals;
@@ -74,6 +76,8 @@ pub(crate) const ALL: &[(&str, Run)] = &[
     ("creds", creds::run),
     ("sched", sched::run),
     ("attrs", attrs::run),
+    ("settings", settings::run),
+    ("seccomp", seccomp::run),
     ("anon", anon::run),
     ("shmem", shmem::run),
     ("private-map", private_map::run),
@@ -98,4 +102,6 @@ pub(crate) const ALL: &[(&str, Run)] = &[
     ("subreaper", |ctx| hold::as_state(ctx, "subreaper")),
     ("thread-uid", |ctx| hold::as_state(ctx, "thread-uid")),
     ("chroot", |ctx| hold::as_state(ctx, "chroot")),
+    ("syscall-dispatch", |ctx| hold::as_state(ctx, "syscall-dispatch")),
+    ("no-tsc", |ctx| hold::as_state(ctx, "no-tsc")),
 ];
