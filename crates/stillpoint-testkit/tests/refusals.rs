@@ -51,8 +51,7 @@ refusals! {
     root_traced_child user_traced_child "traced-child" => "unsupported-state" | "would-not-freeze";
     root_vfork user_vfork "vfork" => "would-not-freeze";
     root_shared_vm user_shared_vm "shared-vm" => "unsupported-sharing";
-    root_shared_files user_shared_files "shared-files" => "unsupported-sharing";
-    root_shared_fs user_shared_fs "shared-fs" => "unsupported-sharing";
+    root_shared_handlers user_shared_handlers "shared-handlers" => "unsupported-sharing";
     root_thread_fs user_thread_fs "thread-fs" => "unsupported-sharing";
     root_thread_files user_thread_files "thread-files" => "unsupported-sharing";
     root_ldt user_ldt "ldt" => "unsupported-state";

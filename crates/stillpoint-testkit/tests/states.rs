@@ -46,6 +46,7 @@ states! {
     root_tree user_tree "tree";
     root_stopped user_stopped "stopped";
     root_leaderless user_leaderless "leaderless";
+    root_shared_tables user_shared_tables "shared-tables";
     root_churn user_churn "churn";
     root_vforks user_vforks "vforks";
     root_busy user_busy "busy";

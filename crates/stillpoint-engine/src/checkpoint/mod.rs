@@ -8,6 +8,8 @@ mod output;
 mod relations;
 mod write;
 
+use std::collections::HashMap;
+
 use stillpoint_image::ImageError;
 use stillpoint_image::records::{FsContext, Object, Task, Thread};
 
@@ -16,6 +18,7 @@ use crate::kind::{Capture, Content, Objects, descriptors, identity};
 use crate::memory::areas::Areas;
 use crate::memory::shared::{SharedAreas, View};
 use crate::memory::{self, CapturedMm};
+use crate::plan::Lineage;
 use crate::task::{self, Gadgets, leftover, namespaces, sharing};
 use crate::{
     CheckpointOptions, CheckpointReport, Code, Compression, Error, External, Fate, Observer, Phase, Result,
@@ -130,6 +133,8 @@ fn seal(
 fn collect(tree: &mut FrozenTree, externals: &[External]) -> Result<Collected> {
     let private_pids = namespaces::check(&tree.tasks)?;
     sharing::check(&tree.tasks)?;
+    let fs_contexts = sharing::fs_contexts(&tree.tasks)?;
+    let mut fs_objects: HashMap<u32, u64> = HashMap::new();
     let relations = relations::Relations::read(&tree.tasks)?;
     let mut objects = Objects::new();
     let mut capture = Capture::new(&tree.tasks, externals, &mut objects)?;
@@ -159,7 +164,12 @@ fn collect(tree: &mut FrozenTree, externals: &[External]) -> Result<Collected> {
         let Some(attributes) = captured.attributes else { continue };
         let mm = memory::capture(frozen, &areas, &attributes, &mut objects, &mut shared)?;
         let handlers = objects.add("signal-handlers", &captured.handlers);
-        let fs = objects.add("fs-context", &fs_context(frozen, captured.umask)?);
+        let first = fs_contexts.get(&frozen.host_pid).copied().unwrap_or(frozen.host_pid);
+        let fs = match fs_objects.get(&first) {
+            Some(&known) => known,
+            None => objects.add("fs-context", &fs_context(frozen, captured.umask)?),
+        };
+        fs_objects.insert(first, fs);
         let table = tables.iter().find(|(pid, _)| *pid == frozen.host_pid).map_or(0, |(_, table)| *table);
         let task = Task { mm: mm.object, descriptors: table, fs, handlers, ..captured.task };
         memory.push(mm);
@@ -169,6 +179,8 @@ fn collect(tree: &mut FrozenTree, externals: &[External]) -> Result<Collected> {
     shared.refuse_outsiders(&tree.tasks)?;
     let shared = shared.finish(&mut objects)?;
     let (objects, contents) = objects.into_parts();
+    // What could not be born again is not ended.
+    Lineage::check(tasks.iter().map(|(task, _)| task))?;
     let header = header::header(&tasks, choices, private_pids, relations.foreign(), vdso)?;
     Ok(Collected { objects, tasks, contents, memory, shared, header, notes, files })
 }

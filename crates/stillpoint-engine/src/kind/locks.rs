@@ -208,7 +208,10 @@ impl Locks {
     ///
     /// [`Code::ImageInconsistent`] when a lock is of no open file.
     pub(crate) fn plan(model: &Model, place: &Place) -> Result<Self> {
-        let tables = model.living().map(|(n, _, body)| (n, &body.table));
+        let tables = model
+            .living()
+            .filter(|(n, ..)| model.is_first(*n, |task| task.descriptors))
+            .map(|(n, _, body)| (n, &body.table));
         Self::of_tables(tables, &model.objects, |file| place.replacements.contains_key(&file))
     }
 

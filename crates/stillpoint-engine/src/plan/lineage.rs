@@ -8,6 +8,10 @@
 //! subreaper) when its parent ends. Such a child is made by the leader of its session, as a sibling (CLONE_PARENT). A
 //! leader that has ended is made for that purpose, and ends again: the members hold its id.
 
+use std::collections::HashSet;
+
+use stillpoint_image::records::Task;
+
 use super::model::{Model, inconsistent};
 use crate::{Code, Error, Foreground, Result};
 
@@ -26,6 +30,8 @@ pub struct Birth {
     pub beside: Vec<usize>,
     /// The group of the tree that it joins then.
     pub joins_group: Option<u32>,
+    /// CLONE_FILES and CLONE_FS, as it shares with the process that makes it.
+    pub shares: i32,
 }
 
 /// The leader of a session or process group that has ended while members live on.
@@ -59,7 +65,28 @@ struct Kin {
     session: u32,
     group: u32,
     exit_signal: u32,
+    /// Descriptor table and working directory; 0 of a zombie.
+    objects: [u64; 2],
     children: Vec<usize>,
+}
+
+/// The flags by which those objects are shared, and what they are called.
+const SHARING: [(i32, &str); 2] = [
+    (libc::CLONE_FILES, "its descriptor table (CLONE_FILES)"),
+    (libc::CLONE_FS, "its working directory (CLONE_FS)"),
+];
+
+impl Kin {
+    fn of(task: &Task, children: Vec<usize>) -> Self {
+        Kin {
+            pid: task.pid,
+            session: task.session,
+            group: task.process_group,
+            exit_signal: task.exit_signal,
+            objects: [task.descriptors, task.fs],
+            children,
+        }
+    }
 }
 
 impl Lineage {
@@ -70,14 +97,23 @@ impl Lineage {
     ///
     /// When no order of fork and setsid gives these sessions.
     pub fn plan(model: &Model, foreground: Foreground) -> Result<Self> {
-        let kin = model.processes.iter().map(|process| Kin {
-            pid: process.task.pid,
-            session: process.task.session,
-            group: process.task.process_group,
-            exit_signal: process.task.exit_signal,
-            children: process.children.clone(),
-        });
+        let kin = model.processes.iter().map(|process| Kin::of(&process.task, process.children.clone()));
         plan(kin.collect(), foreground)
+    }
+
+    /// Whether a tree that is being saved could be born again; parents come before their children.
+    ///
+    /// # Errors
+    ///
+    /// See [`Lineage::plan`].
+    pub fn check<'a>(tasks: impl Iterator<Item = &'a Task>) -> Result<()> {
+        let mut kin: Vec<Kin> = Vec::new();
+        for (n, task) in tasks.enumerate() {
+            let parent = kin.iter_mut().find(|other| other.pid == task.parent);
+            parent.into_iter().for_each(|parent| parent.children.push(n));
+            kin.push(Kin::of(task, Vec::new()));
+        }
+        plan(kin.clone(), Foreground::Detached).or_else(|_| plan(kin, Foreground::Attached)).map(drop)
     }
 }
 
@@ -145,9 +181,12 @@ fn plan(mut kin: Vec<Kin>, foreground: Foreground) -> Result<Lineage> {
         _ => {}
     }
     let departed_groups = departed_groups(&kin, &sessions);
-    let lineage = Lineage { births, departed_sessions: sessions, departed_groups };
+    let mut lineage = Lineage { births, departed_sessions: sessions, departed_groups };
     match lineage.unborn() {
-        None => Ok(lineage),
+        None => {
+            lineage.share(&kin)?;
+            Ok(lineage)
+        }
         Some(n) => {
             Err(impossible(kin.get(n).map_or(0, |kin| kin.pid), needs.get(n).copied().flatten().unwrap_or(0)))
         }
@@ -177,6 +216,32 @@ impl Lineage {
         own.flat_map(|birth| birth.before.iter().chain(&birth.after).chain(&birth.beside))
             .chain(departed.flat_map(|departed| &departed.makes))
             .copied()
+    }
+
+    /// Says what each process shares with the one that makes it. What it shares with another only cannot be made.
+    fn share(&mut self, kin: &[Kin]) -> Result<()> {
+        let mut met: HashSet<(usize, u64)> = HashSet::new();
+        let mut next = vec![(0, None)];
+        while let Some((n, maker)) = next.pop() {
+            let Some(one) = kin.get(n) else { continue };
+            let maker = maker.and_then(|maker: usize| kin.get(maker));
+            for (which, ((flag, name), &object)) in SHARING.iter().zip(&one.objects).enumerate() {
+                let first = object == 0 || met.insert((which, object));
+                if maker.is_some_and(|maker| object != 0 && maker.objects.get(which) == Some(&object)) {
+                    self.births.get_mut(n).into_iter().for_each(|birth| birth.shares |= flag);
+                } else if !first {
+                    return Err(Error::new(Code::UnsupportedSharing, "planning births")
+                        .task(one.pid, "")
+                        .cause(format!(
+                            "it shares {name} with a process that did not make it, while the one that did does not"
+                        ))
+                        .remedy("not supported yet")
+                        .into());
+                }
+            }
+            next.extend(self.made_after(n).map(|made| (made, Some(n))));
+        }
+        Ok(())
     }
 
     /// A process that is never made: leaders that wait for each other.
@@ -213,7 +278,7 @@ mod tests {
     use super::*;
 
     fn kin(pid: u32, session: u32, group: u32, children: &[usize]) -> Kin {
-        Kin { pid, session, group, exit_signal: 17, children: children.to_vec() }
+        Kin { pid, session, group, exit_signal: 17, objects: [0; 2], children: children.to_vec() }
     }
 
     #[test]
@@ -283,5 +348,23 @@ mod tests {
             kin(14, 11, 11, &[]),
         ];
         assert!(plan(all, Foreground::Detached).is_err());
+    }
+
+    #[test]
+    fn what_is_shared_passes_from_maker_to_made() {
+        let share = |files, fs, kin| Kin { objects: [files, fs], ..kin };
+        let all = |last| {
+            vec![
+                share(1, 2, kin(10, 10, 10, &[1, 2])),
+                share(1, 3, kin(11, 10, 10, &[3])),
+                share(4, 2, kin(12, 10, 10, &[])),
+                share(last, 3, kin(13, 10, 10, &[])),
+            ]
+        };
+        let lineage = plan(all(5), Foreground::Detached).unwrap();
+        let shares: Vec<i32> = lineage.births.iter().map(|birth| birth.shares).collect();
+        assert_eq!(shares, [0, libc::CLONE_FILES, libc::CLONE_FS, libc::CLONE_FS]);
+        // Shared with a brother of its parent only.
+        assert!(plan(all(4), Foreground::Detached).is_err());
     }
 }

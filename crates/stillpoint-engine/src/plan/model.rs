@@ -159,9 +159,12 @@ impl Model {
     ///
     /// [`Code::Usage`] when one is named that is not there.
     pub fn replace(&mut self, externals: &[External]) -> Result<HashMap<u64, StandIn>> {
+        // Those who share a table have it from the first of them.
+        let mut met = HashSet::new();
         let mut tables: Vec<(u32, &mut DescriptorTable)> = self
             .processes
             .iter_mut()
+            .filter(|process| met.insert(process.task.descriptors))
             .filter_map(|process| Some((process.task.pid, &mut process.body.as_mut()?.table)))
             .collect();
         external::replacements(&mut tables, self.header.root_pid, &mut self.objects, externals)
@@ -263,6 +266,12 @@ impl Model {
             .iter()
             .enumerate()
             .filter_map(|(n, process)| Some((n, process, process.body.as_ref()?)))
+    }
+
+    /// Whether no process before it shares an object with a process: the one that rebuilds it for all.
+    pub fn is_first(&self, n: usize, object: impl Fn(&Task) -> u64) -> bool {
+        let own = self.processes.get(n).map(|process| object(&process.task));
+        !self.processes.iter().take(n).any(|other| Some(object(&other.task)) == own)
     }
 
     /// The largest descriptor number of any process.

@@ -29,7 +29,7 @@ impl Builder<'_> {
                 );
             }
             let birth = lineage.births.get(n).ok_or_else(|| lost(n))?;
-            parts::births(&mut sequence, birth, processes);
+            parts::births(&mut sequence, n, &lineage.births, processes);
             let order = birth.before.iter().chain(&birth.after).chain(&birth.beside);
             self.bear(n, sequence, order.copied())?;
             for (k, departed) in lineage.departed_sessions.iter().enumerate() {
@@ -48,7 +48,7 @@ impl Builder<'_> {
         let leaders = || self.lineage.departed_groups.iter().enumerate().map(|(k, group)| (first + k, group));
         for (at, departed) in leaders() {
             let mut sequence = Sequence::new();
-            parts::make(&mut sequence, departed.id, departed.exit_signal);
+            parts::make(&mut sequence, departed.id, 0, departed.exit_signal);
             self.bear(departed.parent, sequence, std::iter::once(at))?;
             let mut sequence = Sequence::new();
             parts::lead_group(&mut sequence);
@@ -79,11 +79,13 @@ impl Builder<'_> {
     /// Makes a session's leader, lets it make the members that have no parent in the session, and ends it.
     fn lead_session(&mut self, at: usize, departed: &Departed) -> Result<()> {
         let mut sequence = Sequence::new();
-        parts::make(&mut sequence, departed.id, departed.exit_signal);
+        // What its members share with their parent passes through it.
+        let all = libc::CLONE_FILES | libc::CLONE_FS;
+        parts::make(&mut sequence, departed.id, all, departed.exit_signal);
         self.bear(departed.parent, sequence, std::iter::once(at))?;
         let mut sequence = Sequence::new();
         sequence.call("making a session", libc::SYS_setsid, [] as [Arg; 0]);
-        parts::siblings(&mut sequence, &departed.makes, &self.model.processes);
+        parts::siblings(&mut sequence, &departed.makes, &self.lineage.births, &self.model.processes);
         self.bear(at, sequence, departed.makes.iter().copied())?;
         self.depart(at, departed)
     }

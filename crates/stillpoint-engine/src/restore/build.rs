@@ -105,11 +105,21 @@ impl<'a> Builder<'a> {
             let mut sequence = Sequence::new();
             let (_, tools) = tools.iter().find(|(index, _)| *index == n).ok_or_else(|| lost(n))?;
             parts::memory(&mut sequence, body, self.filled(n), &self.staged, &tools.numbers())?;
-            transfer::move_descriptors(&mut sequence, &body.table, |id| {
-                self.files.get(&id).map(transfer::number)
-            })?;
-            // Not before: closing a descriptor of a file gives up the process's locks on it.
-            locks.set(&mut sequence, n, &self.files);
+            if self.model.is_first(n, |task| task.fs) {
+                parts::fs_context(&mut sequence, body, &tools.numbers());
+            }
+            self.run_leader(n, sequence)?;
+        }
+        // Not before: what one moves is moved for all that share its table.
+        for (n, _, body) in self.model.living() {
+            let mut sequence = Sequence::new();
+            if self.model.is_first(n, |task| task.descriptors) {
+                transfer::move_descriptors(&mut sequence, &body.table, |id| {
+                    self.files.get(&id).map(transfer::number)
+                })?;
+                // Not before: closing a descriptor of a file gives up the process's locks on it.
+                locks.set(&mut sequence, n, &self.files);
+            }
             self.run_leader(n, sequence)?;
             self.make_threads(n)?;
         }

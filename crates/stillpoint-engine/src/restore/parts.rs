@@ -47,10 +47,11 @@ pub(super) fn clean(
 }
 
 /// Children, and the session between those that are born before and after it.
-pub(super) fn births(sequence: &mut Sequence, birth: &Birth, processes: &[Process]) {
+pub(super) fn births(sequence: &mut Sequence, n: usize, births: &[Birth], processes: &[Process]) {
+    let Some(birth) = births.get(n) else { return };
     let child = |sequence: &mut Sequence, index: &usize| {
-        if let Some(process) = processes.get(*index) {
-            make(sequence, process.task.pid, process.task.exit_signal);
+        if let (Some(process), Some(birth)) = (processes.get(*index), births.get(*index)) {
+            make(sequence, process.task.pid, birth.shares, process.task.exit_signal);
         }
     };
     birth.before.iter().for_each(|index| child(sequence, index));
@@ -61,12 +62,13 @@ pub(super) fn births(sequence: &mut Sequence, birth: &Birth, processes: &[Proces
     if birth.leads_group {
         lead_group(sequence);
     }
-    siblings(sequence, &birth.beside, processes);
+    siblings(sequence, &birth.beside, births, processes);
 }
 
 /// A child.
-pub(super) fn make(sequence: &mut Sequence, pid: u32, exit_signal: u32) {
-    clone(sequence, format!("making process {pid}"), 0, u64::from(exit_signal), pid);
+pub(super) fn make(sequence: &mut Sequence, pid: u32, shares: i32, exit_signal: u32) {
+    let flags = u64::from(shares.unsigned_abs());
+    clone(sequence, format!("making process {pid}"), flags, u64::from(exit_signal), pid);
 }
 
 /// A process group of one's own.
@@ -75,10 +77,11 @@ pub(super) fn lead_group(sequence: &mut Sequence) {
 }
 
 /// Processes of the caller's session that are children of its parent. They inherit the signal of its end.
-pub(super) fn siblings(sequence: &mut Sequence, indices: &[usize], processes: &[Process]) {
-    for process in indices.iter().filter_map(|&index| processes.get(index)) {
+pub(super) fn siblings(sequence: &mut Sequence, indices: &[usize], births: &[Birth], processes: &[Process]) {
+    for (process, birth) in indices.iter().filter_map(|&index| processes.get(index).zip(births.get(index))) {
         let what = format!("making process {} as a sibling", process.task.pid);
-        clone(sequence, what, u64::from(libc::CLONE_PARENT.unsigned_abs()), 0, process.task.pid);
+        let flags = libc::CLONE_PARENT | birth.shares;
+        clone(sequence, what, u64::from(flags.unsigned_abs()), 0, process.task.pid);
     }
 }
 
@@ -122,7 +125,7 @@ pub(super) struct Tools {
     pub(super) mapped: rebuild::Files,
 }
 
-/// Maps the memory of a process, and sets what needs descriptors that it will not keep.
+/// Maps the memory of a process.
 pub(super) fn memory(
     sequence: &mut Sequence,
     body: &Body,
@@ -133,7 +136,11 @@ pub(super) fn memory(
     // The kernel refuses to replace an executable that is still mapped (kernel/fork.c, replace_mm_exe_file), and the
     // tree's may be the one that it has now: this program itself. So this comes while nothing is mapped.
     rebuild::set_layout(sequence, &body.mm, tools.executable);
-    rebuild::map(sequence, &body.mm, filled, &tools.mapped, staged)?;
+    rebuild::map(sequence, &body.mm, filled, &tools.mapped, staged)
+}
+
+/// Root, working directory and umask; once for all processes that share them.
+pub(super) fn fs_context(sequence: &mut Sequence, body: &Body, tools: &Tools) {
     if let Some(root) = tools.root {
         let here = sequence.current().string(b".");
         sequence.current().call("entering the root directory", libc::SYS_fchdir, [root.into()]);
@@ -141,7 +148,6 @@ pub(super) fn memory(
     }
     sequence.call("entering the working directory", libc::SYS_fchdir, [tools.cwd.into()]);
     sequence.call("setting the umask", libc::SYS_umask, [body.fs.umask.into()]);
-    Ok(())
 }
 
 /// Protections, advice, and an end to what was staged.

@@ -121,7 +121,12 @@ pub const SUPPORT: &[SupportRow] = &[
         operations: &[],
     },
     SupportRow::refused("core scheduling cookies", "not yet"),
-    SupportRow::refused("memory, descriptor tables, fs or handlers shared by processes", "not yet"),
+    SupportRow::saved(
+        "descriptor tables (CLONE_FILES), working directories (CLONE_FS) shared by processes",
+        "5.10",
+        "with the process that made them",
+    ),
+    SupportRow::refused("memory or signal handlers shared by processes", "not yet"),
     SupportRow::refused("NUMA memory policies", "not yet"),
     SupportRow::refused("local descriptor tables, I/O port permissions, 32-bit tasks", "not yet"),
     SupportRow::refused("shadow stacks", "not yet"),

@@ -35,6 +35,7 @@ mod sched;
 mod seccomp;
 mod settings;
 mod shared_map;
+mod shared_tables;
 mod shmem;
 mod signals;
 mod sigwaits;
@@ -59,6 +60,7 @@ pub(crate) const ALL: &[(&str, Run)] = &[
     ("tree", tree::run),
     ("stopped", stopped::run),
     ("leaderless", leaderless::run),
+    ("shared-tables", shared_tables::run),
     ("churn", churn::run),
     ("vforks", vforks::run),
     ("busy", busy::run),
