@@ -450,6 +450,12 @@ pub struct Mm {
     /// registered MEMBARRIER_CMD_REGISTER_* commands, as a mask
     #[prost(uint32, tag = "18")]
     pub membarrier: u32,
+    /// the "mm" of the parent that pages are inherited from, 0: none are
+    #[prost(uint64, tag = "41")]
+    pub parent: u64,
+    /// pages that are the parent's, at the same addresses; offset: virtual address
+    #[prost(message, repeated, tag = "42")]
+    pub inherited: ::prost::alloc::vec::Vec<Run>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Area {

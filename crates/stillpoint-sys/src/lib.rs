@@ -11,6 +11,7 @@ pub mod arch;
 pub mod clone;
 pub mod error;
 pub mod file;
+pub mod frames;
 pub mod lock;
 pub mod pagemap;
 pub mod proc;

@@ -67,6 +67,7 @@ states! {
     root_settings user_settings "settings";
     root_seccomp user_seccomp "seccomp";
     root_anon user_anon "anon";
+    root_cow user_cow "cow";
     root_shmem user_shmem "shmem";
     root_private_map user_private_map "private-map";
     root_shared_map user_shared_map "shared-map";

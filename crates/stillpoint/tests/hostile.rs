@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use stillpoint_image::Message;
 use stillpoint_image::format::FrameType;
-use stillpoint_image::records::{DataHeader, Object, Run};
+use stillpoint_image::records::{DataHeader, Mm, Object, Run};
 
 #[path = "../../stillpoint-image/tests/support/forge.rs"]
 #[allow(dead_code)]
@@ -162,6 +162,35 @@ fn contents_outside_of_what_they_belong_to_are_refused_before_anything_is_made()
         let (status, said) = restore(directory.path(), &edited, what);
         assert_eq!(status, 4, "contents {what}: {said}");
         assert!(said.contains("contents of object"), "{what}: {said}");
+    }
+}
+
+#[test]
+fn inherited_pages_that_are_not_the_parents_are_refused_before_anything_is_made() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let frames = frames(directory.path());
+    let mm = |frame: &Frame| {
+        let object = Object::decode(&frame.payload[..]).ok().filter(|_| frame.kind == FrameType::Object)?;
+        let mm = Mm::decode(&object.body[..]).ok().filter(|_| object.kind == "mm")?;
+        Some((object.id, mm))
+    };
+    let is_heir = |frame: &Frame| mm(frame).is_some_and(|(_, mm)| !mm.inherited.is_empty());
+    let at = frames.iter().position(is_heir).expect("a child that inherits");
+    let edits: [(&str, &dyn Fn(&mut Mm)); 6] = [
+        ("outside of all areas", &|mm| mm.inherited[0].offset = 0x1000),
+        ("past the end of an area", &|mm| mm.inherited[0].length += 1 << 30),
+        ("not of whole pages", &|mm| mm.inherited[0].length = 1),
+        ("twice", &|mm| mm.inherited.insert(0, mm.inherited[0])),
+        ("of nobody", &|mm| mm.parent = 0),
+        ("of another program", &|mm| mm.executable = mm.areas.iter().map(|area| area.object).max().unwrap()),
+    ];
+    for (what, edit) in edits {
+        let mut edited = frames.clone();
+        let (id, mut mm) = mm(&frames[at]).expect("memory");
+        edit(&mut mm);
+        edited[at] = Frame::record(FrameType::Object, &Object::with_body(id, "mm", &mm));
+        let (status, said) = restore(directory.path(), &edited, what);
+        assert_eq!(status, 4, "inherited pages {what}: {said}");
     }
 }
 

@@ -147,6 +147,7 @@ fn collect(tree: &mut FrozenTree, externals: &[External]) -> Result<Collected> {
     let mut shared = SharedAreas::default();
     let mut tasks = Vec::with_capacity(tree.tasks.len());
     let mut memory = Vec::with_capacity(tree.tasks.len());
+    let mut memory_of = HashMap::new();
     let mut vdso = Vec::new();
     let mut gadgets = Gadgets::default();
     for frozen in &mut tree.tasks {
@@ -162,7 +163,10 @@ fn collect(tree: &mut FrozenTree, externals: &[External]) -> Result<Collected> {
         let captured = task::capture(frozen, &areas, &mut gadgets)?;
         notes.extend(captured.notes);
         let Some(attributes) = captured.attributes else { continue };
-        let mm = memory::capture(frozen, &areas, &attributes, &mut objects, &mut shared)?;
+        let parent = relations.parent(captured.task.pid).and_then(|parent| memory_of.get(&parent));
+        let parent = parent.and_then(|&at: &usize| memory.get(at));
+        let mm = memory::capture(frozen, &areas, &attributes, parent, &mut objects, &mut shared)?;
+        memory_of.insert(captured.task.pid, memory.len());
         let handlers = objects.add("signal-handlers", &captured.handlers);
         let first = fs_contexts.get(&frozen.host_pid).copied().unwrap_or(frozen.host_pid);
         let fs = match fs_objects.get(&first) {

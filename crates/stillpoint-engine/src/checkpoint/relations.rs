@@ -78,6 +78,11 @@ impl Relations {
         }
     }
 
+    /// The parent of a process; none of the root.
+    pub(super) fn parent(&self, pid: u32) -> Option<u32> {
+        self.by_pid.get(&pid).map(|entry| entry.parent).filter(|&parent| parent != 0)
+    }
+
     /// What is led from outside, for the image's header.
     pub(super) fn foreign(&self) -> Option<Foreign> {
         self.foreign

@@ -12,7 +12,9 @@ use stillpoint_sys::proc::smaps::{self, Area as Seen};
 use stillpoint_sys::proc::{auxv, mountinfo, stat};
 use stillpoint_sys::sweep::Sweep;
 
+use super::inherit;
 use super::policy;
+use super::ranges::{Ranges, union};
 use super::shared::SharedAreas;
 use crate::freeze::FrozenTask;
 use crate::kind::{Key, Met, Objects, identity, mapped};
@@ -61,6 +63,12 @@ pub struct CapturedMm {
     pub pid: u32,
     /// Ranges whose pages are to be saved, ascending.
     pub ranges: Vec<PageRange>,
+    /// Pages that it has, whether saved as its own or as its parent's; ascending.
+    pub held: Ranges,
+    /// Its areas, ascending.
+    pub areas: Vec<Area>,
+    /// The executable, by object.
+    executable: u64,
 }
 
 /// Pages to be saved.
@@ -134,7 +142,8 @@ impl Areas {
     }
 }
 
-/// Saves the areas of a process as an object, and finds the pages to be saved.
+/// Saves the areas of a process as an object, and finds the pages to be saved. What it has in common with its parent's
+/// memory is not saved again.
 ///
 /// # Errors
 ///
@@ -143,6 +152,7 @@ pub fn capture(
     task: &FrozenTask,
     areas: &Areas,
     attributes: &ProcessAnswers,
+    parent: Option<&CapturedMm>,
     objects: &mut Objects,
     shared: &mut SharedAreas,
 ) -> Result<CapturedMm> {
@@ -163,10 +173,17 @@ pub fn capture(
         })?;
         records.extend(record);
     }
-    let ranges = capture.ranges;
+    let mut ranges = capture.ranges;
     policy::capture(task, &areas.policies, &mut records)?;
     let executable = file_name(objects, Path::new(&format!("/proc/{pid}/exe")), "saving the executable")
         .map_err(|error| Box::new((*error).in_task(&task.name)))?;
+    let held = union(ranges.iter().map(|range| (range.start, range.end)).collect());
+    // Who executes another program has nothing of its parent's.
+    let parent = parent.filter(|parent| parent.executable == executable);
+    let inherited = match parent {
+        Some(parent) => inherit::take_common(&mut ranges, &records, pid, parent)?,
+        None => Vec::new(),
+    };
     let stat = stat::read(pid)?;
     let mm = Mm {
         start_code: stat.start_code,
@@ -187,8 +204,10 @@ pub fn capture(
         thp_disabled: attributes.thp_disabled,
         areas: records,
         membarrier: attributes.membarrier,
+        parent: parent.filter(|_| !inherited.is_empty()).map_or(0, |parent| parent.object),
+        inherited,
     };
-    Ok(CapturedMm { object: objects.add("mm", &mm), pid, ranges })
+    Ok(CapturedMm { object: objects.add("mm", &mm), pid, ranges, held, areas: mm.areas, executable })
 }
 
 struct Capture<'a> {

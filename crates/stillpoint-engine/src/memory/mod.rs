@@ -1,8 +1,10 @@
 //! A process's memory: its areas, and what of them must be saved.
 
 pub mod areas;
+pub mod inherit;
 pub mod pages;
 pub mod policy;
+pub mod ranges;
 pub mod rebuild;
 pub mod shared;
 
@@ -25,6 +27,11 @@ pub const SUPPORT: &[SupportRow] = &[
         "5.10",
         "shared between the tasks that shared them; refused if a process outside the tree maps them too. Without \
          CAP_CHECKPOINT_RESTORE all of it is read, which takes time and memory for its holes",
+    ),
+    SupportRow::saved(
+        "copy-on-write sharing of a child with its parent",
+        "5.10",
+        "pages that children have in common only among themselves are saved for each",
     ),
     SupportRow::saved("private file mappings", "5.10", "the file is checked; changed pages are saved"),
     SupportRow::saved("shared file mappings", "5.10", "the file is checked"),

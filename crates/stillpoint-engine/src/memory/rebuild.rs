@@ -7,7 +7,9 @@ use stillpoint_image::records::{Area, Backing, Mm};
 use stillpoint_sys::program::{Arg, Expect};
 use stillpoint_sys::{RemoteAddr, arch};
 
+use super::ranges::{minus, union};
 use super::{PAGE, policy};
+use crate::plan::inherit::Heir;
 use crate::restore::sequence::Sequence;
 use crate::{Code, Error, Result};
 
@@ -66,12 +68,19 @@ impl Filled {
     }
 }
 
-/// Maps all areas, writable where they will be filled.
+/// Maps all areas, writable where they will be filled. Those that an heir keeps are mapped already.
 ///
 /// # Errors
 ///
 /// When the areas refer to what was not prepared.
-pub fn map(sequence: &mut Sequence, mm: &Mm, filled: &Filled, files: &Files, staged: &Staged) -> Result<()> {
+pub fn map(
+    sequence: &mut Sequence,
+    mm: &Mm,
+    filled: &Filled,
+    files: &Files,
+    staged: &Staged,
+    heir: Option<&Heir>,
+) -> Result<()> {
     // The kernel's own areas stand together; one call maps them all.
     if let Some(start) = kernel_areas_start(mm) {
         let what = format!("mapping the vDSO at {start:x}");
@@ -80,6 +89,10 @@ pub fn map(sequence: &mut Sequence, mm: &Mm, filled: &Filled, files: &Files, sta
     }
     for area in &mm.areas {
         let protection = first_protection(area, filled);
+        if heir.is_some_and(|heir| heir.kept.contains(&(area.start, area.end))) {
+            protect(sequence, area, protection);
+            continue;
+        }
         match area.backing() {
             Backing::Vdso | Backing::Vvar | Backing::Unspecified => {}
             Backing::Anonymous => map_area(sequence, area, protection, libc::MAP_ANONYMOUS, None),
@@ -131,6 +144,35 @@ fn mark(sequence: &mut Sequence, area: &Area, filled: &Filled) {
     if has(area, "gu") && area.guards.is_empty() {
         advise("guarding the first page of", MADV_GUARD_INSTALL);
         advise("unguarding the first page of", MADV_GUARD_REMOVE);
+    }
+}
+
+fn protect(sequence: &mut Sequence, area: &Area, protection: u32) {
+    sequence.call(
+        format!("protecting area {:x}-{:x}", area.start, area.end),
+        libc::SYS_mprotect,
+        [Arg::Value(area.start), Arg::Value(area.end - area.start), protection.into()],
+    );
+}
+
+/// Unmaps what a child was born with of its parent's memory, but for what it keeps: what it inherits, the program area
+/// and staged memory.
+pub fn sweep(sequence: &mut Sequence, heir: Option<&Heir>, needed: &[(u64, u64)]) {
+    let kept = heir.map_or(&[][..], |heir| heir.kept.as_slice());
+    let kept = union([kept, needed].concat());
+    for (start, end) in minus(&[(0, arch::TASK_SIZE)], &kept) {
+        sequence.call(
+            "unmapping what is the parent's alone",
+            libc::SYS_munmap,
+            [Arg::Value(start), Arg::Value(end - start)],
+        );
+    }
+    for &(start, end) in heir.into_iter().flat_map(|heir| &heir.holes) {
+        sequence.call(
+            format!("emptying {start:x}-{end:x}"),
+            libc::SYS_madvise,
+            [Arg::Value(start), Arg::Value(end - start), libc::MADV_DONTNEED.into()],
+        );
     }
 }
 
@@ -280,11 +322,7 @@ pub fn finish(sequence: &mut Sequence, mm: &Mm, filled: &Filled) {
             _ => first_protection(area, filled),
         };
         if first != area.protection {
-            sequence.call(
-                format!("protecting area {:x}-{:x}", area.start, area.end),
-                libc::SYS_mprotect,
-                [range[0], range[1], area.protection.into()],
-            );
+            protect(sequence, area, area.protection);
         }
         for (_, advice, name) in ADVICE.iter().filter(|(flag, ..)| has(area, flag)) {
             sequence.call(
@@ -329,8 +367,9 @@ pub fn seal(sequence: &mut Sequence, mm: &Mm) {
     }
 }
 
-/// Sets what the kernel keeps of a program's layout: code, data, heap, stack, arguments, auxv, executable.
-pub fn set_layout(sequence: &mut Sequence, mm: &Mm, executable: u32) {
+/// Sets what the kernel keeps of a program's layout: code, data, heap, stack, arguments, auxv, executable (none: it is
+/// the right one already).
+pub fn set_layout(sequence: &mut Sequence, mm: &Mm, executable: Option<u32>) {
     const PR_SET_MM: i32 = 35;
     const PR_SET_MM_MAP: u64 = 14;
     let auxv = sequence.current().data(&mm.auxv);
@@ -351,7 +390,7 @@ pub fn set_layout(sequence: &mut Sequence, mm: &Mm, executable: u32) {
     // The address of the auxiliary vector is known once the program has its place.
     map.extend_from_slice(&[0; 8]);
     map.extend_from_slice(&u32::try_from(mm.auxv.len()).unwrap_or(0).to_le_bytes());
-    map.extend_from_slice(&executable.to_le_bytes());
+    map.extend_from_slice(&executable.unwrap_or(u32::MAX).to_le_bytes());
     let size = map.len() as u64;
     let map = sequence.current().data_pointing(&map, words.len() * 8, auxv);
     sequence.call(

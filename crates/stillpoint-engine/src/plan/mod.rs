@@ -3,6 +3,7 @@
 
 pub mod contents;
 pub mod holes;
+pub mod inherit;
 pub mod lineage;
 pub mod model;
 pub mod place;

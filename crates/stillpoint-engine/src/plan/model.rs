@@ -11,6 +11,7 @@ use stillpoint_image::{ReadAt, VerifiedImage};
 use stillpoint_sys::arch::{self, Registers};
 
 use super::contents;
+use super::inherit::Inheritance;
 use crate::kind::external::{self, StandIn};
 use crate::kind::mapped::{self, Facts};
 use crate::memory::areas::may_be_mapped;
@@ -33,6 +34,8 @@ pub struct Model {
     pub nameless: HashMap<u64, Facts>,
     /// Objects of open files, in the image's order; those of the registry.
     pub objects: Vec<Object>,
+    /// Which processes are born with memory of their parents.
+    pub inheritance: Inheritance,
 }
 
 /// A process of the tree.
@@ -81,6 +84,7 @@ impl Model {
             shared: HashMap::new(),
             nameless: HashMap::new(),
             objects: Vec::new(),
+            inheritance: Inheritance::default(),
         };
         for object in image.objects() {
             match object.kind.as_str() {
@@ -150,6 +154,7 @@ impl Model {
             _ => return Err(inconsistent("no living root process".into())),
         }
         contents::check(image, &model)?;
+        model.inheritance = Inheritance::plan(image, &model)?;
         Ok(model)
     }
 

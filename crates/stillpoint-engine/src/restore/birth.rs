@@ -2,15 +2,19 @@
 
 use stillpoint_sys::program::{Arg, Expect, Program};
 
-use super::build::{Builder, Made, await_birth, lost};
+use super::build::{Builder, Made, OwnedTools, await_birth, lost, tools_of};
 use super::parts;
 use super::sequence::Sequence;
-use crate::Result;
 use crate::plan::lineage::Departed;
+use crate::{Observer, Result};
 
 impl Builder<'_> {
     /// Makes every process, and ends leaders that are needed for births only.
-    pub(super) fn make_processes(&mut self) -> Result<()> {
+    pub(super) fn make_processes(
+        &mut self,
+        tools: &[(usize, OwnedTools)],
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
         let (processes, lineage) = (&self.model.processes, self.lineage);
         let departed = lineage.departed_ids().count();
         self.made.resize_with(processes.len() + departed, Made::default);
@@ -18,16 +22,17 @@ impl Builder<'_> {
         self.adopt(0, root)?;
         let mut next = vec![0];
         while let Some(n) = next.pop() {
-            let mut sequence = Sequence::new();
             if n == 0 {
                 self.clean_root()?;
-                crate::memory::rebuild::stage(
-                    &mut sequence,
-                    &self.staged,
-                    &self.model.shared,
-                    self.model.areas(),
-                );
+                let mut sequence = Sequence::new();
+                let areas = self.model.areas();
+                crate::memory::rebuild::stage(&mut sequence, &self.staged, &self.model.shared, areas);
+                self.run_leader(n, sequence)?;
             }
+            if self.model.inheritance.is_parent(n) {
+                self.bequeath(n, &tools_of(tools, n)?.numbers(), observer)?;
+            }
+            let mut sequence = Sequence::new();
             let birth = lineage.births.get(n).ok_or_else(|| lost(n))?;
             parts::births(&mut sequence, n, &lineage.births, processes);
             let order = birth.before.iter().chain(&birth.after).chain(&birth.beside);

@@ -36,7 +36,7 @@ const OPTIONS: u64 = options::SYSCALL_GOOD | options::NEW_TASKS | options::EXIT_
 pub(super) struct Builder<'a> {
     pub(super) model: &'a Model,
     pub(super) lineage: &'a Lineage,
-    image: &'a VerifiedImage<File>,
+    pub(super) image: &'a VerifiedImage<File>,
     place: &'a Place,
     pub(super) area: ProgramArea,
     pub(super) staged: Staged,
@@ -45,6 +45,8 @@ pub(super) struct Builder<'a> {
     inodes: HashMap<u64, Inode>,
     /// The processes of the image, then leaders that have departed.
     pub(super) made: Vec<Made>,
+    /// Bytes that processes were given before their children were born.
+    pub(super) bequeathed: u64,
 }
 
 /// A process that was made.
@@ -84,7 +86,19 @@ impl<'a> Builder<'a> {
             staged.insert(object, occupied.place(size).ok_or_else(no_room)?);
         }
         let fills = parts::fills(image, model);
-        Ok(Builder { model, lineage, image, place, area, staged, fills, files, inodes, made: Vec::new() })
+        Ok(Builder {
+            model,
+            lineage,
+            image,
+            place,
+            area,
+            staged,
+            fills,
+            files,
+            inodes,
+            made: Vec::new(),
+            bequeathed: 0,
+        })
     }
 
     /// Builds the whole tree, stopped. Returns the root's pid in the caller's pid namespace.
@@ -98,15 +112,17 @@ impl<'a> Builder<'a> {
         let tools = self.open_tools(&mut numbers)?;
         let locks = Locks::plan(self.model, self.place)?;
         locks.look_for_holders(&self.files)?;
-        self.make_processes()?;
+        self.make_processes(&tools, observer)?;
         self.join_groups()?;
         for (n, _, body) in self.model.living() {
             interrupted(observer)?;
             let mut sequence = Sequence::new();
-            let (_, tools) = tools.iter().find(|(index, _)| *index == n).ok_or_else(|| lost(n))?;
-            parts::memory(&mut sequence, body, self.filled(n), &self.staged, &tools.numbers())?;
+            let tools = tools_of(&tools, n)?.numbers();
+            if !self.model.inheritance.is_parent(n) {
+                self.memory(&mut sequence, n, body, &tools)?;
+            }
             if self.model.is_first(n, |task| task.fs) {
-                parts::fs_context(&mut sequence, body, &tools.numbers());
+                parts::fs_context(&mut sequence, body, &tools);
             }
             self.run_leader(n, sequence)?;
         }
@@ -131,10 +147,10 @@ impl<'a> Builder<'a> {
         self.pid(0)
     }
 
-    /// Writes memory from the image.
+    /// Writes memory from the image. Returns how many bytes, those included that children have inherited.
     pub(super) fn fill(&self, observer: &mut dyn Observer) -> Result<u64> {
         let mut owners: HashMap<u64, Pid> = HashMap::new();
-        for (n, process, _) in self.model.living() {
+        for (n, process, _) in self.model.living().filter(|(n, ..)| !self.model.inheritance.is_parent(*n)) {
             owners.insert(process.task.mm, self.pid(n)?);
         }
         let root = self.pid(0)?;
@@ -144,7 +160,8 @@ impl<'a> Builder<'a> {
             // Contents of pipes and deleted files went where they belong already.
             (None, None) => None,
         };
-        fill::fill(self.image, &self.image.data().iter().filter_map(place).collect(), observer)
+        let rest = fill::fill(self.image, &self.image.data().iter().filter_map(place).collect(), observer)?;
+        Ok(self.bequeathed + rest)
     }
 
     /// Everything after memory: protections, the state of threads and processes, zombies, credentials.
@@ -441,7 +458,7 @@ impl<'a> Builder<'a> {
         })
     }
 
-    fn process(&self, n: usize) -> Result<&'a Process> {
+    pub(super) fn process(&self, n: usize) -> Result<&'a Process> {
         self.model.processes.get(n).ok_or_else(|| lost(n))
     }
 
@@ -449,7 +466,7 @@ impl<'a> Builder<'a> {
         self.made.get(n).map(|made| made.host_pid).ok_or_else(|| lost(n))
     }
 
-    fn filled(&self, n: usize) -> &Filled {
+    pub(super) fn filled(&self, n: usize) -> &Filled {
         static NONE: std::sync::LazyLock<Filled> = std::sync::LazyLock::new(Filled::default);
         let mm = self.model.processes.get(n).map_or(0, |process| process.task.mm);
         self.fills.get(&mm).unwrap_or(&NONE)
@@ -559,7 +576,7 @@ impl<'a> Builder<'a> {
 }
 
 /// Descriptors that processes inherit for their own rebuilding, open here until then.
-struct OwnedTools {
+pub(super) struct OwnedTools {
     executable: std::rc::Rc<OwnedFd>,
     mapped: HashMap<(u64, bool), std::rc::Rc<OwnedFd>>,
     cwd: OwnedFd,
@@ -567,7 +584,7 @@ struct OwnedTools {
 }
 
 impl OwnedTools {
-    fn numbers(&self) -> Tools {
+    pub(super) fn numbers(&self) -> Tools {
         Tools {
             executable: transfer::number(&self.executable),
             cwd: transfer::number(&self.cwd),
@@ -584,6 +601,10 @@ impl Drop for Builder<'_> {
             super::undo::kill(made.host_pid, made.threads.into_iter().map(|(tid, _)| tid));
         }
     }
+}
+
+pub(super) fn tools_of(all: &[(usize, OwnedTools)], n: usize) -> Result<&OwnedTools> {
+    all.iter().find(|(index, _)| *index == n).map(|(_, tools)| tools).ok_or_else(|| lost(n))
 }
 
 /// Waits for a task that was attached to at birth.

@@ -6,6 +6,7 @@
 mod birth;
 mod build;
 mod fill;
+mod inherit;
 mod namespace;
 mod parts;
 pub mod sequence;

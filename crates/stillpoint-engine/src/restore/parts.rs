@@ -12,6 +12,7 @@ use crate::Result;
 use crate::memory::PAGE;
 use crate::memory::rebuild::{self, Filled, Staged};
 use crate::plan::Model;
+use crate::plan::inherit::Heir;
 use crate::plan::lineage::Birth;
 use crate::plan::model::{Body, Process};
 use crate::task::{attributes, credentials, futex, limits, posix_timers, rseq, scheduling};
@@ -125,18 +126,20 @@ pub(super) struct Tools {
     pub(super) mapped: rebuild::Files,
 }
 
-/// Maps the memory of a process.
+/// Maps the memory of a process, but for what it inherits.
 pub(super) fn memory(
     sequence: &mut Sequence,
     body: &Body,
     filled: &Filled,
     staged: &Staged,
     tools: &Tools,
+    heir: Option<&Heir>,
 ) -> Result<()> {
     // The kernel refuses to replace an executable that is still mapped (kernel/fork.c, replace_mm_exe_file), and the
-    // tree's may be the one that it has now: this program itself. So this comes while nothing is mapped.
-    rebuild::set_layout(sequence, &body.mm, tools.executable);
-    rebuild::map(sequence, &body.mm, filled, &tools.mapped, staged)
+    // tree's may be the one that it has now: this program itself. So this comes while nothing is mapped. An heir has
+    // its parent's, and has it mapped.
+    rebuild::set_layout(sequence, &body.mm, heir.is_none().then_some(tools.executable));
+    rebuild::map(sequence, &body.mm, filled, &tools.mapped, staged, heir)
 }
 
 /// Root, working directory and umask; once for all processes that share them.

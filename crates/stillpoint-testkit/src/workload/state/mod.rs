@@ -8,6 +8,7 @@ mod brk;
 mod busy;
 mod churn;
 mod counter;
+mod cow;
 mod creds;
 mod cwd;
 mod deleted;
@@ -81,6 +82,7 @@ pub(crate) const ALL: &[(&str, Run)] = &[
     ("settings", settings::run),
     ("seccomp", seccomp::run),
     ("anon", anon::run),
+    ("cow", cow::run),
     ("shmem", shmem::run),
     ("private-map", private_map::run),
     ("shared-map", shared_map::run),
