@@ -165,6 +165,9 @@ fn contents_outside_of_what_they_belong_to_are_refused_before_anything_is_made()
     }
 }
 
+/// What is done to a record.
+type Edit<'a> = &'a dyn Fn(&mut Mm);
+
 #[test]
 fn inherited_pages_that_are_not_the_parents_are_refused_before_anything_is_made() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -176,7 +179,7 @@ fn inherited_pages_that_are_not_the_parents_are_refused_before_anything_is_made(
     };
     let is_heir = |frame: &Frame| mm(frame).is_some_and(|(_, mm)| !mm.inherited.is_empty());
     let at = frames.iter().position(is_heir).expect("a child that inherits");
-    let edits: [(&str, &dyn Fn(&mut Mm)); 6] = [
+    let edits: [(&str, Edit<'_>); 6] = [
         ("outside of all areas", &|mm| mm.inherited[0].offset = 0x1000),
         ("past the end of an area", &|mm| mm.inherited[0].length += 1 << 30),
         ("not of whole pages", &|mm| mm.inherited[0].length = 1),
