@@ -67,6 +67,7 @@ impl CloneArgs {
 /// EEXIST when the id is taken; EPERM without CAP_CHECKPOINT_RESTORE (or CAP_SYS_ADMIN) in that namespace.
 pub fn paused_child(id: u32) -> Result<Pid> {
     let set_tid = [id];
+    let parent = std::process::id();
     let args = CloneArgs {
         exit_signal: u64::from(libc::SIGCHLD.unsigned_abs()),
         set_tid: set_tid.as_ptr() as u64,
@@ -77,15 +78,20 @@ pub fn paused_child(id: u32) -> Result<Pid> {
     // of this memory, and makes raw system calls only.
     let got = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
     if got == 0 {
-        pause_for_ever();
+        pause_until_killed(i64::from(parent));
     }
     Pid::try_from(got).map_err(|_| Error::last(format!("making a process with id {id}"), None))
 }
 
-fn pause_for_ever() -> ! {
+fn pause_until_killed(parent: i64) -> ! {
     // SAFETY: raw calls without pointers.
     unsafe {
         libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+        // It may have died before that. A parent outside of this pid namespace shows as 0, whoever adopts an orphan as
+        // another.
+        if !matches!(libc::syscall(libc::SYS_getppid), 0) && libc::syscall(libc::SYS_getppid) != parent {
+            libc::syscall(libc::SYS_exit_group, 1);
+        }
         loop {
             libc::syscall(libc::SYS_pause);
         }

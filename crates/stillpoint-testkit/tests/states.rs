@@ -50,6 +50,7 @@ states! {
     root_churn user_churn "churn";
     root_vforks user_vforks "vforks";
     root_busy user_busy "busy";
+    root_race user_race "race";
     root_xsave user_xsave "xsave";
     root_rseq user_rseq "rseq";
     root_signals user_signals "signals";

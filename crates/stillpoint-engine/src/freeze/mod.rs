@@ -166,6 +166,14 @@ impl FrozenTree {
     ///
     /// When a task cannot be signalled.
     pub fn end(self) -> Result<()> {
+        // Should this process be killed from here on, the rest of the tree ends with it.
+        let leaders = self.tasks.iter().filter_map(|task| task.threads.first()?.stopped.as_ref());
+        for leader in leaders {
+            match leader.set_options(ptrace::options::EXIT_KILL) {
+                Err(error) if error.errno() != Some(libc::ESRCH) => return Err(error.into()),
+                _ => {}
+            }
+        }
         for task in self.tasks.iter().filter(|task| !task.zombie) {
             match task::signal(task.pidfd.as_fd(), libc::SIGKILL) {
                 Err(error) if error.errno() != Some(libc::ESRCH) => return Err(error.into()),

@@ -216,25 +216,6 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Lets every task go: from here on they run.
-    pub(super) fn commit(mut self) -> Result<()> {
-        for made in &self.made {
-            for stopped in made.threads.iter().filter_map(|(_, stopped)| stopped.as_ref()) {
-                stopped.set_options(0)?;
-            }
-        }
-        for made in std::mem::take(&mut self.made) {
-            for stopped in made.threads.into_iter().filter_map(|(_, stopped)| stopped) {
-                match stopped.detach(0) {
-                    // Somebody has killed it: that is its fate then, as that of any running task.
-                    Err(error) if error.errno() == Some(libc::ESRCH) => {}
-                    other => other?,
-                }
-            }
-        }
-        Ok(())
-    }
-
     pub(super) fn make_root(&self) -> Result<Stopped> {
         let id = self.model.processes.first().map_or(0, |root| root.task.pid);
         let size = self.area.size().next_multiple_of(PAGE);
@@ -449,7 +430,12 @@ impl<'a> Builder<'a> {
             .iter()
             .map(|thread| signals::pending_mask(&thread.pending))
             .fold(signals::pending_mask(&process.task.pending), |all, mask| all | mask);
-        let harmless = 1 << (libc::SIGURG - 1) | 1 << (libc::SIGWINCH - 1);
+        // What the process itself does with signals is set in the middle of all this.
+        let bit = |signal: u32| 1u64.checked_shl(signal.wrapping_sub(1)).unwrap_or(0);
+        let actions = process.body.iter().flat_map(|body| &body.handlers.actions);
+        let handled = actions.filter(|action| action.handler > 1).fold(0, |all, act| all | bit(act.signal));
+        let ignored = bit(libc::SIGURG.cast_unsigned()) | bit(libc::SIGWINCH.cast_unsigned());
+        let harmless = ignored & !handled;
         let tid = process.threads.get(slot).map_or(process.task.pid, |thread| thread.tid);
         Marker::choose(process.task.pid, tid, pending, harmless).ok_or_else(|| {
             Error::new(Code::UnsupportedState, "rebuilding a thread")

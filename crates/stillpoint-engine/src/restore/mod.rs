@@ -5,10 +5,12 @@
 
 mod birth;
 mod build;
+mod commit;
 mod fill;
 mod inherit;
 mod namespace;
 mod parts;
+mod pid_file;
 pub mod sequence;
 mod stops;
 mod terminal;
@@ -17,8 +19,7 @@ mod undo;
 mod wait;
 
 use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use stillpoint_image::VerifiedImage;
@@ -35,6 +36,7 @@ use crate::stopwatch::Stopwatch;
 use crate::task::credentials;
 use crate::{Code, Error, Foreground, Observer, Phase, RestoreOptions, RestoreReport, Result};
 
+use pid_file::PidFile;
 pub use wait::Restored;
 
 /// What was asked for, and what the image holds.
@@ -152,8 +154,10 @@ pub fn restore(options: RestoreOptions, observer: &mut dyn Observer) -> Result<R
             joined.reset();
         })
     })?;
-    pid_file.into_iter().for_each(PidFile::keep);
     created.into_iter().for_each(Created::keep);
+    if let Some(file) = pid_file {
+        file.publish()?;
+    }
     report.phases = watch.into_phases();
     let held = (prepared.foreground == Foreground::Attached).then_some(held);
     Ok(Restored::new(report, private, joined, held))
@@ -276,32 +280,4 @@ fn steps(prepared: &Prepared) -> Vec<String> {
         steps.push(step);
     }
     steps
-}
-
-/// A file with the root's pid; removed again when the restore fails after it.
-struct PidFile(Option<PathBuf>);
-
-impl PidFile {
-    fn write(path: &Path, pid: u32) -> Result<Self> {
-        let failed = |error: std::io::Error| {
-            Error::new(Code::Output, "writing the pid file").object(path.display().to_string()).cause(error)
-        };
-        let mut file = File::create(path).map_err(failed)?;
-        let guard = PidFile(Some(path.to_owned()));
-        writeln!(file, "{pid}").map_err(failed)?;
-        Ok(guard)
-    }
-
-    fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for PidFile {
-    fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            // The restore has failed already, and says why.
-            drop(std::fs::remove_file(path));
-        }
-    }
 }

@@ -21,7 +21,7 @@ mod workload;
 use std::fmt;
 
 pub use place::{Place, program};
-pub use process::{Guard, ends, kill_tree, parent_of, running, tree_of};
+pub use process::{Guard, ends, kill_tree, naming, parent_of, running, tree_of};
 pub use pty::Pty;
 pub use scenario::{busy_round, leave_running, refused, round_trip, rules_for, two_rounds};
 pub use tool::{Job, Ran, Tool};

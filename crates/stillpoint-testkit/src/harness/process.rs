@@ -80,14 +80,21 @@ pub fn kill_tree(root: u32) {
     }
 }
 
+/// Every process whose command line holds this text, ascending.
+#[must_use]
+pub fn naming(text: &str) -> Vec<u32> {
+    let mut pids = all();
+    pids.retain(|pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        *pid != std::process::id() && String::from_utf8_lossy(&line).contains(text)
+    });
+    pids.sort_unstable();
+    pids
+}
+
 /// Kills every process whose command line holds this text.
 pub(super) fn kill_naming(text: &str) {
-    for pid in all().into_iter().filter(|pid| *pid != std::process::id()) {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        if String::from_utf8_lossy(&line).contains(text) {
-            kill(pid);
-        }
-    }
+    naming(text).into_iter().for_each(kill);
 }
 
 fn kill(pid: u32) {

@@ -20,7 +20,7 @@ pub fn rules_for(name: &str) -> Rules {
         "itimers" => rules.with(TIMER_SIGNALS),
         "pipe-full" => rules.with(PIPE_ROOM),
         // Its threads are never quiet: that they are inside their waits is the point.
-        "restart" => rules.with(RUNNING),
+        "restart" | "busy" => rules.with(RUNNING),
         _ => rules,
     }
 }

@@ -322,9 +322,10 @@ impl Workload {
         Ok(())
     }
 
-    /// Takes a tree that somebody has restored under its old id for this one.
-    pub fn adopt(&mut self) {
-        self.guard.watch(self.pid);
+    /// Takes a tree that somebody has restored for this one.
+    pub fn adopt(&mut self, root: u32) {
+        self.guard.watch(root);
+        self.pid = root;
     }
 
     /// Takes marks of an earlier run away, so that an older image can be restored.

@@ -29,6 +29,7 @@ mod pipe_full;
 mod pipes;
 mod posix_timers;
 mod private_map;
+mod race;
 mod restart;
 mod rlimits;
 mod rseq;
@@ -65,6 +66,7 @@ pub(crate) const ALL: &[(&str, Run)] = &[
     ("churn", churn::run),
     ("vforks", vforks::run),
     ("busy", busy::run),
+    ("race", race::run),
     ("xsave", xsave::run),
     ("rseq", rseq::run),
     ("signals", signals::run),
