@@ -139,6 +139,8 @@ fn stop(tid: u32) -> io::Result<Option<bool>> {
     match ptrace(libc::PTRACE_SEIZE, tid, 0, 0) {
         Ok(_) => {}
         Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        // EPERM is also what the kernel says of one that is about to end (kernel/ptrace.c, ptrace_attach).
+        Err(e) if e.raw_os_error() == Some(libc::EPERM) && ends_soon(tid) => return Ok(None),
         Err(e) => return Err(io::Error::new(e.kind(), format!("tracing {tid}: {e}"))),
     }
     ptrace(libc::PTRACE_INTERRUPT, tid, 0, 0)?;
@@ -164,6 +166,18 @@ fn stop(tid: u32) -> io::Result<Option<bool>> {
         // A signal came first: it is the task's own and is handed on; the interrupt follows.
         ptrace(libc::PTRACE_CONT, tid, 0, usize::try_from(signal).unwrap_or_default())?;
     }
+}
+
+/// Whether a thread has ended, or does within a moment.
+fn ends_soon(tid: u32) -> bool {
+    for _ in 0..50 {
+        match proc::status(&format!("/proc/{tid}/status")) {
+            Ok(status) if status.get("State").is_some_and(|state| !state.starts_with(['Z', 'X'])) => {}
+            _ => return true,
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    false
 }
 
 /// One ptrace request with plain numbers as arguments.

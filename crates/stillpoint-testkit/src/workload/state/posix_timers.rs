@@ -60,14 +60,21 @@ fn take(signal: i32, id: i32) -> Check<i32> {
     let set = 1_u64 << (signal - 1);
     let mut info = [0_i32; 32];
     let patience = libc::timespec { tv_sec: 20, tv_nsec: 0 };
-    sys!(libc::syscall(
-        libc::SYS_rt_sigtimedwait,
-        &raw const set,
-        info.as_mut_ptr(),
-        &raw const patience,
-        8_usize
-    ))
-    .map_err(|error| format!("signal {signal} of timer {id}: {error}"))?;
+    loop {
+        let taken = sys!(libc::syscall(
+            libc::SYS_rt_sigtimedwait,
+            &raw const set,
+            info.as_mut_ptr(),
+            &raw const patience,
+            8_usize
+        ));
+        match taken {
+            Ok(_) => break,
+            // Any stop ends this call: signal(7).
+            Err(_) if std::io::Error::last_os_error().raw_os_error() == Some(libc::EINTR) => {}
+            Err(error) => return Err(format!("signal {signal} of timer {id}: {error}")),
+        }
+    }
     same!(format!("siginfo of timer {id}"), [info[0], info[2], info[4]], [signal, SI_TIMER, id]);
     same!(format!("value of timer {id}"), [info[6], info[7]], [signal, 0xabcd]);
     Ok(info[5])
