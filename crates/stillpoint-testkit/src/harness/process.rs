@@ -71,13 +71,14 @@ pub fn kill_tree(root: u32) {
     if root < 2 {
         return;
     }
+    // Before anything is killed: children of one that has ended are another's.
+    let tree = tree_of(root);
     if let Some(init) = namespace_init(root) {
         kill(init);
     }
-    // Twice: a child may be born while the first round goes on.
-    for _ in 0..2 {
-        tree_of(root).into_iter().for_each(kill);
-    }
+    tree.into_iter().for_each(kill);
+    // A child may have been born meanwhile.
+    tree_of(root).into_iter().for_each(kill);
 }
 
 /// Every process whose command line holds this text, ascending.
