@@ -2,10 +2,10 @@
 //! (CLONE_FILES) and working directories (CLONE_FS).
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use stillpoint_sys::Pid;
-use stillpoint_sys::proc::stat;
+use stillpoint_sys::proc::tasks::processes;
 use stillpoint_sys::task::{Shared, kcmp};
 
 use super::semaphores;
@@ -34,7 +34,7 @@ pub fn check(tasks: &[FrozenTask]) -> Result<()> {
     for &(what, name) in REFUSED {
         refuse_shared(&alive, what, name)?;
     }
-    refuse_parent(tasks)?;
+    refuse_outsiders(&alive)?;
     for task in &alive {
         for thread in task.threads.iter().skip(1) {
             for &(what, name) in REFUSED.iter().chain(SAVED) {
@@ -83,46 +83,65 @@ pub fn fs_contexts(tasks: &[FrozenTask]) -> Result<HashMap<Pid, Pid>> {
     Ok(first)
 }
 
-/// What is shared is inherited: the one outside that a tree may share with is the parent of its root.
-fn refuse_parent(tasks: &[FrozenTask]) -> Result<()> {
-    let Some(root) = tasks.first() else { return Ok(()) };
-    let parent = stat::read(root.host_pid)?.ppid;
+/// Refuses what is shared with a process outside of the tree, whoever that is: a restore would part them in silence.
+///
+/// One that may not be looked at is another user's. What it shares it could only have from a program that has changed
+/// its user and has not executed another since.
+fn refuse_outsiders(alive: &[&FrozenTask]) -> Result<()> {
+    let inside: HashSet<Pid> = alive.iter().map(|task| task.host_pid).collect();
+    let outside: Vec<Pid> = processes()?.into_iter().filter(|pid| !inside.contains(pid)).collect();
     for &(what, name) in REFUSED.iter().chain(SAVED) {
-        // One that may not be looked at is another user's, and made by exec of a program that gives up what was shared.
-        if parent != 0 && kcmp(root.host_pid, parent, what).is_ok_and(|order| order == Ordering::Equal) {
-            return Err(refusal(&root.name)
-                .cause(format!("it shares {name} with process {parent}, which is outside the tree"))
-                .into());
+        let sorted = sorted(alive, what)?;
+        for &pid in &outside {
+            let mut unlike = false;
+            let found = sorted.binary_search_by(|task| {
+                kcmp(task.host_pid, pid, what).unwrap_or_else(|_| {
+                    // It has ended, or may not be looked at.
+                    unlike = true;
+                    Ordering::Equal
+                })
+            });
+            if let (Ok(at), false) = (found, unlike)
+                && let Some(task) = sorted.get(at)
+            {
+                return Err(refusal(&task.name)
+                    .cause(format!("it shares {name} with process {pid}, which is outside the tree"))
+                    .into());
+            }
         }
     }
     Ok(())
 }
 
-fn refuse_shared(alive: &[&FrozenTask], what: Shared, name: &str) -> Result<()> {
+/// The processes in the order of one of their kernel objects.
+fn sorted<'a>(alive: &[&'a FrozenTask], what: Shared) -> Result<Vec<&'a FrozenTask>> {
     let mut failure = None;
-    let mut sorted: Vec<&FrozenTask> = alive.to_vec();
-    let mut compare = |a: Pid, b: Pid| {
-        kcmp(a, b, what).unwrap_or_else(|error| {
+    let mut sorted = alive.to_vec();
+    sorted.sort_by(|a, b| match a.host_pid == b.host_pid {
+        true => Ordering::Equal,
+        false => kcmp(a.host_pid, b.host_pid, what).unwrap_or_else(|error| {
             failure.get_or_insert(error);
             Ordering::Equal
-        })
-    };
-    sorted.sort_by(
-        |a, b| if a.host_pid == b.host_pid { Ordering::Equal } else { compare(a.host_pid, b.host_pid) },
-    );
-    let twins = sorted.windows(2).find_map(|pair| match pair {
-        [a, b] if compare(a.host_pid, b.host_pid) == Ordering::Equal => Some((&a.name, &b.name)),
-        _ => None,
+        }),
     });
-    if let Some(error) = failure {
-        return Err(error.into());
+    match failure {
+        Some(error) => Err(error.into()),
+        None => Ok(sorted),
     }
-    match twins {
-        None => Ok(()),
-        Some((a, b)) => {
-            Err(refusal(a).cause(format!("it shares {name} with {b}, which is no thread of it")).into())
+}
+
+fn refuse_shared(alive: &[&FrozenTask], what: Shared, name: &str) -> Result<()> {
+    for pair in sorted(alive, what)?.windows(2) {
+        if let [a, b] = pair
+            && kcmp(a.host_pid, b.host_pid, what)? == Ordering::Equal
+        {
+            let (a, b) = (&a.name, &b.name);
+            return Err(refusal(a)
+                .cause(format!("it shares {name} with {b}, which is no thread of it"))
+                .into());
         }
     }
+    Ok(())
 }
 
 fn refusal(task: &TaskName) -> Error {
