@@ -69,6 +69,7 @@ states! {
     root_seccomp user_seccomp "seccomp";
     root_anon user_anon "anon";
     root_cow user_cow "cow";
+    root_adopted user_adopted "adopted";
     root_shmem user_shmem "shmem";
     root_private_map user_private_map "private-map";
     root_shared_map user_shared_map "shared-map";

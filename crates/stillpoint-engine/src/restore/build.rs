@@ -3,7 +3,7 @@
 //! Until the commit every task dies with the restoring process (PTRACE_O_EXITKILL), and dropping the builder kills
 //! them all: a restore either resumes every task or leaves nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -16,6 +16,7 @@ use stillpoint_sys::ptrace::{self, Event, Running, Stopped, Until, options};
 use stillpoint_sys::{Pid, RemoteAddr, clone, signal, task, vm};
 
 use super::fill;
+use super::inherit;
 use super::parts::{self, Tools};
 use super::sequence::{SLOT, Sequence};
 use super::transfer::{self, Numbers};
@@ -47,6 +48,8 @@ pub(super) struct Builder<'a> {
     pub(super) made: Vec<Made>,
     /// Bytes that processes were given before their children were born.
     pub(super) bequeathed: u64,
+    /// Processes that do not inherit what they have in common with their parents, because brothers make them.
+    pub(super) copied: BTreeSet<usize>,
 }
 
 /// A process that was made.
@@ -85,7 +88,9 @@ impl<'a> Builder<'a> {
         for (&object, &size) in &model.shared {
             staged.insert(object, occupied.place(size).ok_or_else(no_room)?);
         }
-        let fills = parts::fills(image, model);
+        let mut fills = parts::fills(image, model);
+        let copied = inherit::made_by_brothers(model, lineage);
+        inherit::add_copies(model, &copied, &mut fills);
         Ok(Builder {
             model,
             lineage,
@@ -98,6 +103,7 @@ impl<'a> Builder<'a> {
             inodes,
             made: Vec::new(),
             bequeathed: 0,
+            copied,
         })
     }
 
@@ -161,7 +167,7 @@ impl<'a> Builder<'a> {
             (None, None) => None,
         };
         let rest = fill::fill(self.image, &self.image.data().iter().filter_map(place).collect(), observer)?;
-        Ok(self.bequeathed + rest)
+        Ok(self.bequeathed + rest + self.copy_common()?)
     }
 
     /// Everything after memory: protections, the state of threads and processes, zombies, credentials.

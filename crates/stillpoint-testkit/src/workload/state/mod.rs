@@ -1,5 +1,6 @@
 //! One file for each state.
 
+mod adopted;
 mod anon;
 mod areas;
 mod argv;
@@ -85,6 +86,7 @@ pub(crate) const ALL: &[(&str, Run)] = &[
     ("seccomp", seccomp::run),
     ("anon", anon::run),
     ("cow", cow::run),
+    ("adopted", adopted::run),
     ("shmem", shmem::run),
     ("private-map", private_map::run),
     ("shared-map", shared_map::run),
