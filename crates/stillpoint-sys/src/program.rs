@@ -12,6 +12,7 @@
 use std::borrow::Cow;
 
 use crate::arch::{Registers, SignalFrame, program_loop};
+use crate::pagemap::PageMap;
 use crate::ptrace::{Event, Running, Stop, Stopped, Until};
 use crate::{Error, Pid, RemoteAddr, Result, vm};
 
@@ -323,8 +324,10 @@ impl ProgramArea {
         if fits && bytes == Self::code(size) {
             return Ok(Some(whole));
         }
-        // Mapped and not yet written to.
-        let empty = range.start == AREA_HINT.0 && bytes.iter().all(|&byte| byte == 0);
+        // Mapped and not yet written to, by anybody. Its page was just looked at, which leaves the page of zeroes there.
+        let empty = range.start == AREA_HINT.0
+            && bytes.iter().all(|&byte| byte == 0)
+            && PageMap::open(pid)?.private_pages(range.clone())?.is_empty();
         Ok(empty.then_some(range.end - range.start))
     }
 
