@@ -66,11 +66,15 @@ impl Pty {
         command.args(["--norc", "--noprofile", "--noediting", "-i"]);
         command.env("PS1", format!("{PROMPT} ")).env("HISTFILE", "").env("TERM", "dumb");
         command.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave);
-        // SAFETY: setsid and ioctl are async-signal-safe; standard input is the terminal.
+        // SAFETY: setsid, ioctl and signal are async-signal-safe; standard input is the terminal.
         unsafe {
             command.pre_exec(|| {
                 check(libc::setsid())?;
                 check(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
+                // Tests that run in the background ignore what a key sends, and a shell cannot change that.
+                for number in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
+                    libc::signal(number, libc::SIG_DFL);
+                }
                 Ok(())
             });
         }
