@@ -124,7 +124,7 @@ pub const SUPPORT: &[SupportRow] = &[
     SupportRow::saved(
         "descriptor tables (CLONE_FILES), working directories (CLONE_FS) shared by processes",
         "5.10",
-        "with the process that made them",
+        "with the process that made them; refused if a process outside the tree shares them",
     ),
     SupportRow::refused("memory or signal handlers shared by processes", "not yet"),
     SupportRow::refused("NUMA memory policies", "not yet"),
